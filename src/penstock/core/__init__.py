@@ -1,0 +1,1 @@
+"""Ground floor: values and contracts. No I/O, no threads, no async."""

@@ -1,0 +1,307 @@
+"""The contracts: what a backend, a ledger, a scheduler and a runner promise to the engine room."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import msgspec
+
+from penstock.core.capabilities import Capabilities
+
+if TYPE_CHECKING:
+    from penstock.job.lifecycle import State, Transition
+    from penstock.job.models import (
+        Attempt,
+        HistoryEntry,
+        Intent,
+        Job,
+        JobQuery,
+        LogLine,
+        Message,
+        NodeRun,
+        Report,
+        Submission,
+        WorkerInfo,
+    )
+
+
+# -- backends ---------------------------------------------------------------------------------------------------
+
+
+class BackendContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backend is built from.
+
+    ``execute`` and ``aexecute`` are what the engine's one task calls with each message, in the engine's colour.
+    They never raise and return when the message is dealt with.
+    """
+
+    url: str
+    settings: msgspec.Struct
+    namespace: str
+    execute: Callable[[Message], None]
+    aexecute: Callable[[Message], Awaitable[None]]
+
+
+class WorkOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker is to work: ``queues`` in order of preference, at most ``concurrency`` messages at once."""
+
+    queues: tuple[str, ...]
+    concurrency: int
+    on_ready: Callable[[], None]
+    """Call once, when messages are being taken."""
+
+
+class _AnyBackend(ABC):
+    """What both colours share. A backend holds a client of its engine and no state of ours."""
+
+    name: ClassVar[str]
+    schemes: ClassVar[tuple[str, ...]]
+    """The URL schemes it answers to, such as ``huey+sqlite``."""
+    settings_type: ClassVar[type[msgspec.Struct]]
+
+    def __init__(self, context: BackendContext) -> None:
+        """Open nothing yet: the first verb connects."""
+        self.context = context
+
+    @classmethod
+    @abstractmethod
+    def capabilities_of(cls, scheme: str) -> Capabilities:
+        """Return the capabilities of one transport."""
+
+
+class Backend(_AnyBackend):
+    """The contract with a synchronous engine. Every verb may be called from any thread.
+
+    All verbs raise `BackendUnavailableError` when the broker cannot be reached and `BackendError` for other
+    trouble of the engine, with the engine's exception in ``__cause__``.
+    """
+
+    @abstractmethod
+    def publish(self, messages: Sequence[Message]) -> None:
+        """Hand 1 to 1,000 messages to the engine, in order; all or none where ``bulk`` is native."""
+
+    @abstractmethod
+    def withdraw(self, message_ids: Sequence[str]) -> int:
+        """Take waiting messages back; return how many were still there. Unknown ids are no error."""
+
+    @abstractmethod
+    def depth(self, queue: str) -> int:
+        """Count the messages that wait in a queue (not those that a worker holds)."""
+
+    @abstractmethod
+    def work(self, order: WorkOrder) -> None:
+        """Take messages and pass each to ``context.execute`` until `stop`; touch no signal handler.
+
+        Returns when everything taken has been dealt with. The engine's own retries, timeouts, results and
+        schedules are off.
+        """
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Make `work` take nothing new. Safe from any thread, also before `work` and more than once."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of connections. The backend is not used afterwards."""
+
+
+class AsyncBackend(_AnyBackend):
+    """The contract with an asynchronous engine: the verbs of `Backend`, awaited on one loop per process."""
+
+    @abstractmethod
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """See `Backend.publish`."""
+
+    @abstractmethod
+    async def withdraw(self, message_ids: Sequence[str]) -> int:
+        """See `Backend.withdraw`."""
+
+    @abstractmethod
+    async def depth(self, queue: str) -> int:
+        """See `Backend.depth`."""
+
+    @abstractmethod
+    async def work(self, order: WorkOrder) -> None:
+        """See `Backend.work`; each message goes to ``context.aexecute``."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """See `Backend.stop`."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """See `Backend.close`."""
+
+
+# -- the ledger -------------------------------------------------------------------------------------------------
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """What a transition that was written left behind. ``job`` is the whole row, after CLAIM and PUBLISH only."""
+
+    state: State
+    cancel_requested: bool = False
+    job: Job | None = None
+
+
+class Ledger(ABC):
+    """The truth: jobs, history, logs, workers. Safe from any thread; every instant comes from its own clock.
+
+    All verbs raise `LedgerUnavailableError` when the store cannot be reached or opened and `LedgerError` for
+    other trouble, with the driver's exception in ``__cause__``.
+    """
+
+    @abstractmethod
+    def now(self) -> datetime:
+        """Return the ledger's own time, aware UTC."""
+
+    @abstractmethod
+    def insert(self, intents: Sequence[Intent], *, grace_s: float) -> list[Submission]:
+        """T1 for each intent, in order, in one transaction; answers one `Submission` each.
+
+        Nothing is inserted on conflict with the id, the tick key, or the ``key`` of a live job: the job that is
+        there is answered as KEPT. A job that is due now counts as published once (the caller pushes it), and its
+        next publish is due after ``grace_s``; one for later is due to be published when its time comes.
+        """
+
+    @abstractmethod
+    def apply(self, transition: Transition) -> Applied | None:
+        """Write one transition if its state and guards hold, in one statement; None means refused.
+
+        The history gains one entry in the same statement, except for BEAT and PUBLISH.
+        """
+
+    @abstractmethod
+    def apply_many(self, transitions: Sequence[Transition]) -> list[Applied | None]:
+        """Write several transitions in one transaction, each guarded and answered by itself."""
+
+    @abstractmethod
+    def get(self, job_id: str) -> Job:
+        """Return one job. Raises `JobNotFoundError`."""
+
+    @abstractmethod
+    def find(self, query: JobQuery) -> list[Job]:
+        """List jobs, newest first."""
+
+    @abstractmethod
+    def counts(self) -> dict[str, int]:
+        """Count jobs by shown state; states without jobs are left out."""
+
+    @abstractmethod
+    def backlog(self, queues: Sequence[str] = ()) -> tuple[int, int]:
+        """Count the jobs that are due and queued, and those running, in these queues (none given: in all)."""
+
+    @abstractmethod
+    def publishable(self, limit: int) -> list[Job]:
+        """List queued, admitted jobs whose next publish is due, the longest due first."""
+
+    @abstractmethod
+    def expired(self, limit: int) -> list[Job]:
+        """List running jobs whose lease is over."""
+
+    @abstractmethod
+    def cancel_requests(self, owner: str) -> list[tuple[str, int]]:
+        """List (job id, attempt) of this owner's running jobs that somebody asked to cancel."""
+
+    @abstractmethod
+    def purge(self, state: State, *, older_than_s: float, limit: int) -> int:
+        """T12: delete final jobs of one state that finished longer ago, with all that belongs to them."""
+
+    @abstractmethod
+    def report(self, reports: Sequence[Report]) -> None:
+        """Write log lines, node news and progress, in one transaction. Progress of a stale attempt is dropped."""
+
+    @abstractmethod
+    def history(self, job_id: str) -> list[HistoryEntry]:
+        """Return the transitions of a job, oldest first; empty for an unknown job."""
+
+    def attempts(self, job_id: str) -> list[Attempt]:
+        """Return the tries of a job, oldest first."""
+        from penstock.job.history import attempts_of
+
+        return attempts_of(self.history(job_id))
+
+    @abstractmethod
+    def logs(
+        self, job_id: str, *, attempt: int | None = None, after_seq: int = 0, limit: int = 10_000
+    ) -> list[LogLine]:
+        """Return log lines, oldest first."""
+
+    @abstractmethod
+    def nodes(self, job_id: str, *, attempt: int | None = None) -> list[NodeRun]:
+        """Return the pipeline nodes of an attempt (default: the newest with any), in the order they started."""
+
+    @abstractmethod
+    def tell_worker(self, worker: WorkerInfo) -> None:
+        """Note that a worker is alive; `seen_at` is replaced by the ledger's time."""
+
+    @abstractmethod
+    def forget_worker(self, worker: str) -> None:
+        """Strike a worker that left in good order off the list."""
+
+    @abstractmethod
+    def workers(self, *, seen_within_s: float = 60.0) -> list[WorkerInfo]:
+        """List the workers seen lately."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of files and connections. The ledger is not used afterwards."""
+
+
+# -- runners ----------------------------------------------------------------------------------------------------
+
+
+class RunContext(Protocol):
+    """What a body's attempt offers to a runner; `penstock.Run` is the user's view of the same thing."""
+
+    job_id: str
+    attempt: int
+
+    def report(self, report: Report) -> None:
+        """Pass on a log line, node news or progress; never raises."""
+        ...
+
+
+class Runner(ABC):
+    """Knows how to check, describe and execute one kind of spec.
+
+    ``prepare`` runs where jobs are submitted and must import no framework; ``execute`` runs where the body runs:
+    in the engine's worker (isolation inline) or in a child process.
+    """
+
+    kind: ClassVar[str]
+    spec_type: ClassVar[type[msgspec.Struct]]
+    default_isolation: ClassVar[str] = "process"
+
+    @abstractmethod
+    def execute(self, job: Job, run: Any) -> Any:
+        """Run the body and return its value; what it raises is the job's error.
+
+        May return an awaitable: the caller awaits it, on the engine's loop where there is one.
+        """
+
+    def child_key(self, job: Job) -> str:
+        """Name the warm child that may run this job: jobs with different keys never share a process."""
+        return self.kind
+
+    def child_setup(self, job: Job) -> Mapping[str, Any]:
+        """Return plain data from which the child prepares itself: working folder, modules to load."""
+        return {}
+
+
+# -- the scheduler ----------------------------------------------------------------------------------------------
+
+
+class Scheduler(ABC):
+    """Turns fire times into jobs: exactly one job for each fire time, over any number of schedulers."""
+
+    @abstractmethod
+    def tick(self) -> int:
+        """Make the jobs of all fire times that have come; return how many were made."""
+
+    @abstractmethod
+    def next_at(self) -> datetime | None:
+        """Return the next fire time of any schedule, or None."""

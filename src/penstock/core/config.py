@@ -1,0 +1,112 @@
+"""What can be configured. Reading files, the environment and flags is ``settings.py``'s work.
+
+Durations are written as people do (``"10m"``) and read by `seconds`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from penstock.core.durations import parse_duration_s
+from penstock.job.models import RetryPolicy
+
+IsolationName = Literal["inline", "process"]
+
+
+class Defaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[defaults]``: for every job; each is also a keyword of ``@task`` and of enqueue."""
+
+    max_attempts: int = 1
+    """How many tries in all; the first counts."""
+    max_crashes: int = 3
+    """How often a job may lose its process before it counts as a crash loop."""
+    backoff: str = "10s..10m"
+    timeout: str | float | None = None
+    queue: str = "default"
+    priority: int = 5
+    isolation: IsolationName | None = None
+    """None: tasks run in the worker, pipelines and commands in a child process."""
+
+
+class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[worker]``: how a worker works."""
+
+    queues: tuple[str, ...] = ("default",)
+    concurrency: int = 4
+    grace: str | float = "25s"
+    """How long a drain may take after the first SIGTERM."""
+    max_jobs_per_child: int = 100
+    """A warm child is replaced after that many jobs."""
+
+
+class LeaseConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[lease]``: the protocol's own times; tests shorten them."""
+
+    ttl: str | float = "60s"
+    heartbeat: str | float = "15s"
+    fence_margin: str | float = "10s"
+    """A worker that cannot renew stops its bodies this long before the lease ends."""
+    cancel_poll: str | float = "500ms"
+    """How often a worker asks whether its running jobs are to be cancelled."""
+    cancel_grace: str | float = "5s"
+    """How long a body may take to end itself after a cancel or a timeout before its process is killed."""
+    on_lost: Literal["stop", "finish_fenced"] = "stop"
+
+
+class SweepConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[sweep]``: how often the ledger is looked over."""
+
+    interval: str | float = "15s"
+    due_interval: str | float = "250ms"
+    """How often delayed jobs are looked at: the most that one can be late."""
+    publish_grace: str | float = "30s"
+    max_publish_grace: str | float = "10m"
+    batch: int = 100
+
+
+class HistoryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[history]``: how long final jobs stay."""
+
+    keep_succeeded: str | float = "7d"
+    keep_failed: str | float = "30d"
+    """Also for cancelled jobs."""
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole of ``penstock.toml``."""
+
+    backend: str = "huey+sqlite:///.penstock/queue.db"
+    ledger: str = "sqlite:///.penstock/ledger.db"
+    results: str = ".penstock/results"
+    """An fsspec URL or a folder."""
+    namespace: str = "penstock"
+    """Keeps two projects on one broker apart."""
+    projects: tuple[str, ...] = ()
+    """FlowerPower project folders; a job names its project by the name in conf/project.yml."""
+    tasks: tuple[str, ...] = ()
+    """Folders (scanned) and modules (imported) that hold tasks. A folder ends in ``/`` or exists."""
+    timezone: str = "UTC"
+    result_inline_max_bytes: int = 32_768
+    durability: Literal["normal", "full"] = "normal"
+    """``full``: the SQLite ledger survives a power cut without losing the last commits, at a price."""
+    unsafe_network_fs: bool = False
+    """Allow the SQLite ledger on a network file system, where WAL can corrupt it."""
+    defaults: Defaults = Defaults()
+    worker: WorkerConfig = WorkerConfig()
+    lease: LeaseConfig = LeaseConfig()
+    sweep: SweepConfig = SweepConfig()
+    history: HistoryConfig = HistoryConfig()
+    engines: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - msgspec copies empty defaults
+    """``[engines.NAME]``: read by that backend's own Struct."""
+
+
+def seconds(value: str | float) -> float:
+    """Read a configured duration. Raises ValueError."""
+    return parse_duration_s(value)
+
+
+def retry_policy(config: Config) -> RetryPolicy:
+    """Return the project's default backoff. Raises ValueError."""
+    return RetryPolicy.parse(config.defaults.backoff)

@@ -1,0 +1,179 @@
+"""Every error that penstock raises.
+
+::
+
+    PenstockError
+    ├── ConfigError                     a setting is wrong: the file, the line, the key
+    │   ├── UnknownBackendError         no such backend; says which there are
+    │   └── BackendNotInstalledError    also ImportError; says the pip line
+    ├── InvalidJobError                 also ValueError; refused before anything was written
+    │   ├── UnknownTaskError            also LookupError
+    │   ├── UnknownPipelineError        also LookupError
+    │   ├── ArgumentsError              also TypeError; names the parameter
+    │   └── PayloadError                too large, too deep, or not plain data
+    ├── UnsupportedError                the backend cannot do that; raised before anything was written
+    ├── BackendError                    engine or broker trouble; the original is in __cause__
+    │   └── BackendUnavailableError     trying again may help
+    ├── LedgerError                     ledger trouble; the original is in __cause__
+    │   └── LedgerUnavailableError      trying again may help
+    ├── JobNotFoundError                also LookupError
+    ├── TransitionRefusedError          the job was not in a state that allows this
+    │   └── StaleAttemptError           another attempt owns the job by now
+    ├── ResultError                     a stored result cannot be had (never made, dropped, damaged)
+    └── JobFailedError · JobCancelledError · ResultTimeoutError (also TimeoutError)
+                                        raised only to somebody who waits for a result
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the nearest known word, or an empty string."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+class PenstockError(Exception):
+    """Base of all errors of this package."""
+
+
+class ConfigError(PenstockError):
+    """A setting is wrong. The message names where it stands and what would be right."""
+
+
+class UnknownBackendError(ConfigError):
+    """No backend of that name (or no transport of that scheme) is known."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        super().__init__(
+            f"no backend named {name!r}; known: {', '.join(known) or 'none'}.{did_you_mean(name, known)}"
+        )
+        self.name = name
+
+
+class BackendNotInstalledError(ConfigError, ImportError):
+    """The backend is known, its engine is not installed."""
+
+    def __init__(self, name: str, extra: str | None = None) -> None:
+        ConfigError.__init__(
+            self, f'backend {name!r} is not installed. Run: pip install "penstock[{extra or name}]"'
+        )
+
+
+class InvalidJobError(PenstockError, ValueError):
+    """The job was refused before anything was written."""
+
+
+class UnknownTaskError(InvalidJobError, LookupError):
+    """No task of that name is registered."""
+
+    def __init__(self, name: str, known: Iterable[str], hint: str = "") -> None:
+        known = sorted(known)
+        listed = f"known: {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}" if known else (
+            "no tasks are registered; name their modules or folders in `tasks` (or --tasks)"
+        )
+        super().__init__(f"no task named {name!r}; {listed}.{did_you_mean(name, known)}{hint}")
+        self.name = name
+
+
+class UnknownPipelineError(InvalidJobError, LookupError):
+    """The project has no pipeline of that name."""
+
+    def __init__(self, name: str, known: Iterable[str], where: str) -> None:
+        known = sorted(known)
+        super().__init__(
+            f"no pipeline named {name!r} in {where}; there are: {', '.join(known) or 'none'}."
+            f"{did_you_mean(name, known)}"
+        )
+        self.name = name
+
+
+class ArgumentsError(InvalidJobError, TypeError):
+    """The arguments do not fit the task's signature. The message names the parameter."""
+
+
+class PayloadError(InvalidJobError):
+    """The input is too large, too deep, or not plain data."""
+
+
+class UnsupportedError(PenstockError):
+    """The backend lacks a capability. Raised before anything was written."""
+
+    def __init__(self, backend: str, capability: str, hint: str = "") -> None:
+        super().__init__(f"{backend} cannot do that: capability {capability!r} is absent.{hint}")
+        self.backend = backend
+        self.capability = capability
+
+
+class BackendError(PenstockError):
+    """The engine or its broker failed; the engine's own exception is in ``__cause__``."""
+
+
+class BackendUnavailableError(BackendError):
+    """The broker cannot be reached; trying again may help."""
+
+
+class LedgerError(PenstockError):
+    """The ledger failed; the driver's own exception is in ``__cause__``."""
+
+
+class LedgerUnavailableError(LedgerError):
+    """The ledger cannot be reached or opened; trying again may help."""
+
+
+class JobNotFoundError(PenstockError, LookupError):
+    """The ledger has no such job: it never existed here, or it was purged."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"no job {job_id!r} in this ledger")
+        self.job_id = job_id
+
+
+class TransitionRefusedError(PenstockError):
+    """The ledger refused a transition: the job was not in a state that allows it."""
+
+    def __init__(self, job_id: str, event: str, found: str) -> None:
+        super().__init__(f"cannot {event} job {job_id}: it is {found}")
+        self.job_id = job_id
+        self.event = event
+        self.found = found
+
+
+class StaleAttemptError(TransitionRefusedError):
+    """Another attempt owns the job by now; what this attempt did is not recorded."""
+
+
+class ResultError(PenstockError):
+    """A stored result cannot be had: it was dropped, deleted, or is damaged."""
+
+
+class JobFailedError(PenstockError):
+    """The job has failed for good. ``reason`` and ``error`` say how."""
+
+    def __init__(self, job_id: str, reason: str, error: Any = None) -> None:
+        told = f": {error.type}: {error.message}" if error is not None else ""
+        super().__init__(f"job {job_id} failed ({reason}){told}")
+        self.job_id = job_id
+        self.reason = reason
+        self.error = error
+
+
+class JobCancelledError(PenstockError):
+    """The job was cancelled; it has no result."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"job {job_id} was cancelled")
+        self.job_id = job_id
+
+
+class ResultTimeoutError(PenstockError, TimeoutError):
+    """The job was not final when the waiter's time was over; the job itself goes on."""
+
+    def __init__(self, job_id: str, timeout_s: float, state: str) -> None:
+        super().__init__(f"job {job_id} is still {state} after {timeout_s:g} s")
+        self.job_id = job_id

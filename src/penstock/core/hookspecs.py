@@ -1,0 +1,33 @@
+"""The plugin hooks (pluggy). A package joins by an entry point in the group ``penstock.backends``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from penstock.core.base import AsyncBackend, Backend, Runner
+    from penstock.job.lifecycle import Transition
+    from penstock.job.models import Job
+
+PROJECT = "penstock"
+GROUP = "penstock.backends"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec(firstresult=True)
+def backend_class() -> type[Backend] | type[AsyncBackend]:  # type: ignore[empty-body]
+    """Return the backend class of this plugin. The entry point's name is the backend's name."""
+
+
+@hookspec
+def runners() -> list[Runner]:  # type: ignore[empty-body]
+    """Return runners for further kinds of spec."""
+
+
+@hookspec
+def job_changed(job: Job, transition: Transition) -> None:
+    """A transition of this process was written. Called after the write; what it raises is logged and dropped."""

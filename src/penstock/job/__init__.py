@@ -1,0 +1,1 @@
+"""Ground floor: what a job is, and the only place where its next state is decided."""

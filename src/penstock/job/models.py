@@ -1,0 +1,310 @@
+"""The values that travel between the rooms: frozen Structs, all instants aware UTC."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+import msgspec
+
+from penstock.core.durations import parse_duration_s
+from penstock.job.lifecycle import Event, State
+
+JOB_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
+NAME = re.compile(r"[A-Za-z0-9_.:\-/ \[\]<>]{1,200}", re.ASCII)
+QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
+
+Isolation = Literal["inline", "process"]
+
+
+def new_job_id() -> str:
+    """Make a UUID version 7 (RFC 9562): ids sort by the time they were made."""
+    ms = time.time_ns() // 1_000_000
+    rand = int.from_bytes(os.urandom(10), "big")
+    value = (ms & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | (rand >> 64 & 0xFFF) << 64 | 0b10 << 62 | rand & (2**62 - 1)
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An exception as data. ``bases`` holds the class names up the tree, for `RetryPolicy`."""
+
+    type: str
+    message: str
+    traceback: str = ""
+    bases: tuple[str, ...] = ()
+    node: str | None = None
+    """For pipelines: the node that raised."""
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How long to wait before the next try, and after which errors there is none.
+
+    The wait before try n+1 is ``min(cap_s, base_s * factor**(n-1))``, of which the share ``jitter`` is random
+    (1.0: anything from 0 to the whole). ``retry_on`` and ``discard_on`` hold exception class names, compared
+    with the names of the raised class and its bases.
+    """
+
+    base_s: float = 10.0
+    cap_s: float = 600.0
+    factor: float = 2.0
+    jitter: float = 0.5
+    retry_on: tuple[str, ...] = ()
+    discard_on: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, value: str | float | Mapping[str, Any] | RetryPolicy) -> RetryPolicy:
+        """Read ``"10s..10m"`` (exponential), ``"30s"`` or ``30`` (fixed, no jitter), or a mapping of the fields.
+
+        Raises:
+            ValueError: not a policy; the message shows the accepted forms.
+        """
+        if isinstance(value, RetryPolicy):
+            return value
+        if isinstance(value, Mapping):
+            try:
+                return msgspec.convert(dict(value), cls)
+            except msgspec.ValidationError as error:
+                raise ValueError(f"backoff {dict(value)!r}: {error}") from None
+        low, dots, high = str(value).partition("..")
+        try:
+            base_s = parse_duration_s(low)
+            cap_s = parse_duration_s(high) if dots else base_s
+        except ValueError:
+            raise ValueError(f"{value!r} is not a backoff; write '10s..10m' or '30s'") from None
+        if base_s < 0 or cap_s < base_s:
+            raise ValueError(f"backoff {value!r}: the waits must be positive and grow")
+        return cls(base_s=base_s, cap_s=cap_s) if dots else cls(
+            base_s=base_s, cap_s=base_s, factor=1.0, jitter=0.0
+        )
+
+    def delay_s(self, errors: int, rand: Callable[[], float] = random.random) -> float:
+        """Return the wait after the ``errors``-th error, in seconds."""
+        try:
+            whole = min(self.cap_s, self.base_s * self.factor ** (errors - 1))
+        except OverflowError:
+            whole = self.cap_s
+        return whole * (1 - self.jitter + self.jitter * rand())
+
+    def retries(self, error: ErrorInfo) -> bool:
+        """Whether an error of this class is worth another try."""
+        names = {error.type, *error.bases}
+        if names & set(self.discard_on):
+            return False
+        return not self.retry_on or bool(names & set(self.retry_on))
+
+
+class _Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What the submitter decides; fixed from then on."""
+
+    id: str
+    kind: str
+    name: str
+    spec: bytes
+    """JSON, owned by the runner of this kind."""
+    queue: str = "default"
+    priority: int = 5
+    """0 to 9, higher first."""
+    isolation: Isolation = "inline"
+    timeout_s: float | None = None
+    max_attempts: int = 1
+    max_crashes: int = 3
+    backoff: RetryPolicy = RetryPolicy()
+    key: str | None = None
+    tick_key: str | None = None
+    parent_id: str | None = None
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, str] = {}  # noqa: RUF012 - msgspec copies empty defaults
+
+
+class Intent(_Asked, frozen=True, kw_only=True):
+    """A job that is not yet in the ledger. ``at`` and ``delay_s`` are alternatives; both absent means now."""
+
+    at: datetime | None = None
+    delay_s: float = 0.0
+
+
+class Job(_Asked, frozen=True, kw_only=True):
+    """A job as the ledger holds it."""
+
+    state: State
+    created_at: datetime
+    scheduled_at: datetime
+    reason: str | None = None
+    attempt: int = 0
+    """The fence: grows by one at every claim, never shrinks."""
+    errors: int = 0
+    crashes: int = 0
+    owner: str | None = None
+    lease_until: datetime | None = None
+    cancel_requested_at: datetime | None = None
+    held: str | None = None
+    """Why the job is not admitted; None when it is."""
+    note: str | None = None
+    """Why the job waits although it is admitted, for people."""
+    published_at: datetime | None = None
+    publishes: int = 0
+    publish_due_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    error: ErrorInfo | None = None
+    result: bytes | None = None
+    """A msgpack `StoredResult` (see ``results.py``); None is the result None."""
+    progress: float | None = None
+    message: str | None = None
+    nodes_done: int | None = None
+    nodes_total: int | None = None
+
+
+class Outcome(StrEnum):
+    """What an enqueue did."""
+
+    CREATED = "created"
+    KEPT = "kept"
+    """A live job with the same key (or the same id, or tick) was there and stays."""
+
+
+class Submission(msgspec.Struct, frozen=True):
+    """The answer to one submitted `Intent`: the job that stands in the ledger now."""
+
+    job: Job
+    outcome: Outcome
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an engine carries. Its id is ``<first job id>_<publish number>``: unique for each publish.
+
+    ARQ drops a reused id silently, RQ allows only ``[A-Za-z0-9_-]``.
+    """
+
+    id: str
+    job_ids: tuple[str, ...]
+    queue: str = "default"
+    priority: int = 5
+    name: str = ""
+    """The task's name, so that the engine's own screens stay readable."""
+
+
+class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One transition that happened."""
+
+    job_id: str
+    at: datetime
+    event: Event
+    start: State | None
+    to: State
+    attempt: int
+    worker: str | None = None
+    reason: str | None = None
+    error: ErrorInfo | None = None
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One try of a job, derived from its history. ``outcome`` is None while it runs."""
+
+    job_id: str
+    number: int
+    worker: str | None
+    started_at: datetime
+    finished_at: datetime | None = None
+    outcome: Literal["succeeded", "error", "timeout", "released", "crashed", "cancelled"] | None = None
+    error: ErrorInfo | None = None
+
+
+class LogLine(msgspec.Struct, frozen=True, kw_only=True, tag="log"):
+    """A line that a body wrote: by logging, loguru or print. ``source`` is a logger's name or a stream's."""
+
+    job_id: str
+    attempt: int
+    at: datetime
+    level: str
+    source: str
+    text: str
+    node: str | None = None
+    seq: int = 0
+    """Set by the ledger; grows within it."""
+
+
+class NodeRun(msgspec.Struct, frozen=True, kw_only=True, tag="node"):
+    """The newest news of one pipeline node within one attempt."""
+
+    job_id: str
+    attempt: int
+    name: str
+    state: Literal["running", "succeeded", "failed"]
+    started_at: datetime | None = None
+    elapsed_s: float | None = None
+    error: str | None = None
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
+    """How far an attempt is; fields that are None stay as they were."""
+
+    job_id: str
+    attempt: int
+    progress: float | None = None
+    message: str | None = None
+    nodes_done: int | None = None
+    nodes_total: int | None = None
+
+
+Report = LogLine | NodeRun | Progress
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker as it last told of itself."""
+
+    id: str
+    host: str
+    pid: int
+    backend: str
+    queues: tuple[str, ...]
+    concurrency: int
+    started_at: datetime
+    seen_at: datetime
+    version: str = ""
+    running: int = 0
+    tasks: tuple[str, ...] = ()
+
+
+class Ref(msgspec.Struct, frozen=True, kw_only=True, tag="ref", omit_defaults=True):
+    """Where a value lies that is too large for the ledger: checked by size and checksum when it is read."""
+
+    uri: str
+    format: str
+    size_bytes: int
+    sha256: str
+    kind: str
+    rows: int | None = None
+    columns: tuple[str, ...] = ()
+
+
+class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which jobs to list: newest first, every given field must fit. ``name`` may hold ``*`` and ``?``.
+
+    ``states`` are shown states (see `lifecycle.SHOWN_STATES`). Page by ``before``: the last id of a page.
+    """
+
+    states: tuple[str, ...] = ()
+    name: str | None = None
+    queue: str | None = None
+    kind: str | None = None
+    id_prefix: str | None = None
+    key: str | None = None
+    parent_id: str | None = None
+    tag: str | None = None
+    since: datetime | None = None
+    before: str | None = None
+    limit: int = 50
+
+
+def worker_id(name: str | None = None) -> str:
+    """Name this worker process: ``host:pid:random``; the random part tells a reused pid apart."""
+    return f"{name or os.uname().nodename}:{os.getpid()}:{secrets.token_hex(3)}"
