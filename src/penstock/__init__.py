@@ -1,0 +1,1 @@
+"""Data pipelines as durable jobs on the Python job queue you already have."""

@@ -1,0 +1,85 @@
+"""What the owner of an attempt and the code that runs its body tell each other."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from penstock.job.models import ErrorInfo, Report
+
+Cause = Literal["timeout", "cancelled", "released", "lost"]
+"""Why a body is stopped from outside: its time is over, somebody cancelled it, the worker shuts down (the job is
+handed back), or the lease was lost (nothing may be written)."""
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """How a body ended. ``crashed``: its process died. Causes of `Cause` as they are named there."""
+
+    how: Literal["returned", "raised", "crashed", "timeout", "cancelled", "released", "lost"]
+    result: bytes | None = None
+    """The encoded `StoredResult` of a body that returned."""
+    error: ErrorInfo | None = None
+    retryable: bool = True
+    """False: another try cannot end otherwise (the input does not fit the pipeline, a module does not import)."""
+
+
+class Interrupt:
+    """A one-way switch that asks a running body to stop, and says why. Safe from any thread.
+
+    Whoever runs the body may wait on `event`, or select on `fileno()`, which turns readable when the switch is
+    thrown; inline bodies register a callback with `on_set`. The first cause wins.
+    """
+
+    def __init__(self) -> None:
+        self.cause: Cause | None = None
+        self.event = threading.Event()
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[Cause], None]] = []
+        self._pipe: tuple[int, int] | None = None
+
+    def set(self, cause: Cause) -> None:
+        """Throw the switch. Later causes are ignored."""
+        with self._lock:
+            if self.cause is not None:
+                return
+            self.cause = cause
+            self.event.set()
+            if self._pipe is not None:
+                os.write(self._pipe[1], b"!")
+            callbacks = list(self._callbacks)
+        for callback in callbacks:
+            callback(cause)
+
+    def on_set(self, callback: Callable[[Cause], None]) -> None:
+        """Call ``callback(cause)`` once, from the thread that throws the switch; at once if it is thrown already."""
+        with self._lock:
+            if self.cause is None:
+                self._callbacks.append(callback)
+                return
+            cause = self.cause
+        callback(cause)
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable once the switch is thrown; `close` frees it."""
+        with self._lock:
+            if self._pipe is None:
+                self._pipe = os.pipe()
+                if self.cause is not None:
+                    os.write(self._pipe[1], b"!")
+            return self._pipe[0]
+
+    def close(self) -> None:
+        """Free the descriptor, if one was made."""
+        with self._lock:
+            pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            for fd in pipe:
+                os.close(fd)
+
+
+Emit = Callable[[Report], None]
+"""Takes a log line, node news or progress of a running body; returns at once and never raises."""
