@@ -1,0 +1,209 @@
+"""What may be said about a job beside what it runs: by config, by ``@task``, at enqueue; later wins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+
+from penstock.core.durations import parse_duration_s
+from penstock.core.exceptions import ConfigError, InvalidJobError, did_you_mean
+from penstock.job.models import JOB_ID, NAME, QUEUE, Intent, Isolation, RetryPolicy, new_job_id
+
+if TYPE_CHECKING:
+    from penstock.core.config import Config
+
+NAMES = (
+    "at", "delay", "key", "queue", "priority", "max_attempts", "max_crashes", "timeout", "backoff", "isolation",
+    "tags", "metadata", "job_id",
+)  # fmt: skip
+_PER_JOB = frozenset({"at", "delay", "key", "job_id"})
+
+
+class JobOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Checked job options; a field that is None was not given."""
+
+    at: datetime | None = None
+    delay_s: float | None = None
+    key: str | None = None
+    queue: str | None = None
+    priority: int | None = None
+    max_attempts: int | None = None
+    max_crashes: int | None = None
+    timeout_s: float | None = None
+    """Infinity: no timeout, where a layer below sets one."""
+    backoff: RetryPolicy | None = None
+    isolation: Isolation | None = None
+    tags: tuple[str, ...] | None = None
+    metadata: dict[str, str] | None = None
+    job_id: str | None = None
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any]) -> JobOptions:
+        """Check options as a user writes them (``timeout="5m"``). Raises `InvalidJobError`."""
+        return cls(**dict(_checked(name, value) for name, value in given.items() if value is not None))
+
+    @classmethod
+    def parse_for_task(cls, given: Mapping[str, Any], task: str) -> JobOptions:
+        """Check the options of a decorator, where a time or a key makes no sense. Raises `ConfigError`."""
+        for name in given:
+            if name in _PER_JOB:
+                raise ConfigError(f"@task {task}: {name!r} belongs to one job; say it at enqueue")
+        try:
+            return cls.parse(given)
+        except InvalidJobError as error:
+            raise ConfigError(f"@task {task}: {error}") from None
+
+    def merged(self, later: JobOptions) -> JobOptions:
+        """Return these options with those of ``later`` that were given."""
+        changes = {name: value for name in self.__struct_fields__ if (value := getattr(later, name)) is not None}
+        if "at" in changes:
+            changes.setdefault("delay_s", None)
+        elif "delay_s" in changes:
+            changes["at"] = None
+        return msgspec.structs.replace(self, **changes) if changes else self
+
+
+def intent(
+    config: Config, options: JobOptions, *, kind: str, name: str, spec: bytes, isolation: Isolation,
+    parent_id: str | None = None,
+) -> Intent:
+    """Make the job's intent: the options, and the project's defaults where they are silent.
+
+    ``isolation`` is what the kind wants when neither options nor config say.
+    """  # fmt: skip
+    if not NAME.fullmatch(name):
+        raise InvalidJobError(f"{name!r} is not a name for a job: 1 to 200 of A-Z a-z 0-9 _ . : - / [ ] < >")
+    defaults = config.defaults
+    timeout_s = options.timeout_s
+    if timeout_s is None and defaults.timeout is not None:
+        timeout_s = parse_duration_s(defaults.timeout)
+    return Intent(
+        id=options.job_id or new_job_id(),
+        kind=kind,
+        name=name,
+        spec=spec,
+        queue=options.queue or defaults.queue,
+        priority=defaults.priority if options.priority is None else options.priority,
+        isolation=options.isolation or defaults.isolation or isolation,
+        timeout_s=None if timeout_s is None or math.isinf(timeout_s) else timeout_s,
+        max_attempts=options.max_attempts or defaults.max_attempts,
+        max_crashes=options.max_crashes or defaults.max_crashes,
+        backoff=options.backoff or RetryPolicy.parse(defaults.backoff),
+        key=options.key,
+        parent_id=parent_id,
+        tags=options.tags or (),
+        metadata=options.metadata or {},
+        at=options.at,
+        delay_s=options.delay_s or 0.0,
+    )
+
+
+def _checked(name: str, value: Any) -> tuple[str, Any]:
+    check = _CHECKS.get(name)
+    if check is None:
+        raise InvalidJobError(f"unknown job option {name!r}; there are: {', '.join(NAMES)}.{did_you_mean(name, NAMES)}")
+    try:
+        return check(value)
+    except ValueError as error:
+        raise InvalidJobError(f"{name}: {error}") from None
+
+
+def _at(value: Any) -> tuple[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(f"{value!r} is not an ISO 8601 time") from None
+    if not isinstance(value, datetime):
+        raise ValueError(f"{value!r} is not a datetime")  # noqa: TRY004 - one error class for bad options
+    if value.utcoffset() is None:
+        raise ValueError(
+            f"{value.isoformat()} has no time zone, and none is assumed; "
+            "say which: value.replace(tzinfo=ZoneInfo('Europe/Berlin')), or add 'Z' or an offset"
+        )
+    return "at", value
+
+
+def _delay(value: Any) -> tuple[str, Any]:
+    delay_s = parse_duration_s(value)
+    if delay_s < 0:
+        raise ValueError(f"{value!r} is negative; a job cannot start in the past")
+    return "delay_s", delay_s
+
+
+def _timeout(value: Any) -> tuple[str, Any]:
+    if value in (False, "none", "never"):
+        return "timeout_s", math.inf
+    timeout_s = parse_duration_s(value)
+    if timeout_s <= 0:
+        raise ValueError(f"{value!r} is not a positive time; write 'none' for no timeout")
+    return "timeout_s", timeout_s
+
+
+def _count(name: str, low: int, high: int) -> Any:
+    def check(value: Any) -> tuple[str, Any]:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise ValueError(f"{value!r} is not a whole number from {low} to {high}")
+        return name, value
+
+    return check
+
+
+def _text(name: str, pattern: Any, told: str) -> Any:
+    def check(value: Any) -> tuple[str, Any]:
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            raise ValueError(f"{value!r} is not {told}")
+        return name, value
+
+    return check
+
+
+def _key(value: Any) -> tuple[str, Any]:
+    if not isinstance(value, str) or not 0 < len(value) <= 256 or not value.isprintable():
+        raise ValueError(f"{value!r} is not a key: 1 to 256 printable characters")
+    return "key", value
+
+
+def _isolation(value: Any) -> tuple[str, Any]:
+    if value not in ("inline", "process"):
+        raise ValueError(f"{value!r} is neither 'inline' nor 'process'")
+    return "isolation", value
+
+
+def _tags(value: Any) -> tuple[str, Any]:
+    tags = (value,) if isinstance(value, str) else tuple(value)
+    for tag in tags:
+        if not isinstance(tag, str) or not 0 < len(tag) <= 128:
+            raise ValueError(f"{tag!r} is not a tag: 1 to 128 characters")
+    return "tags", tags
+
+
+def _metadata(value: Any) -> tuple[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{value!r} is not a mapping of texts")  # noqa: TRY004 - one error class
+    pairs = cast("Mapping[Any, Any]", value)
+    for name, text in pairs.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise ValueError(f"{name!r}: names and values must be texts")  # noqa: TRY004 - one error class
+    return "metadata", dict(pairs)
+
+
+_CHECKS: dict[str, Any] = {
+    "at": _at,
+    "delay": _delay,
+    "key": _key,
+    "queue": _text("queue", QUEUE, "a queue's name: 1 to 64 of A-Z a-z 0-9 _ . -"),
+    "priority": _count("priority", 0, 9),
+    "max_attempts": _count("max_attempts", 1, 1000),
+    "max_crashes": _count("max_crashes", 1, 1000),
+    "timeout": _timeout,
+    "backoff": lambda value: ("backoff", RetryPolicy.parse(value)),
+    "isolation": _isolation,
+    "tags": _tags,
+    "metadata": _metadata,
+    "job_id": _text("job_id", JOB_ID, "a job id: 1 to 128 of A-Z a-z 0-9 _ . -"),
+}

@@ -1,0 +1,1 @@
+"""Where tasks and pipelines come from."""

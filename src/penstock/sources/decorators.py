@@ -1,0 +1,209 @@
+"""``@task``: a plain function becomes something that can be enqueued, and stays a plain function.
+
+A task is known by its name alone: a message or a row never names a module, so nothing is imported because
+somebody wrote it into a broker.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+
+from penstock.core.exceptions import ConfigError, UnknownTaskError
+from penstock.options import JobOptions
+
+if TYPE_CHECKING:
+    from penstock.handle import JobHandle
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Call:
+    """One intended job: what to run, with which input and which options. Made by `Task.call` and its like.
+
+    ``spec`` is the kind's own Struct; it has been checked when a Call exists.
+    """
+
+    __slots__ = ("kind", "name", "options", "spec")
+
+    def __init__(self, kind: str, name: str, spec: Any, options: JobOptions) -> None:
+        self.kind = kind
+        self.name = name
+        self.spec = spec
+        self.options = options
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.name}>"
+
+
+class Task(Generic[P, R]):
+    """A registered function. Calling it calls the function; `enqueue` makes a job of it."""
+
+    def __init__(self, fn: Callable[P, R], name: str, options: JobOptions) -> None:
+        self.fn = fn
+        self.name = name
+        self.defaults = options
+        self.signature = inspect.signature(fn)
+        self.is_async = inspect.iscoroutinefunction(fn)
+        self.__doc__ = fn.__doc__
+        self.__name__ = getattr(fn, "__name__", name)
+        self.__qualname__ = getattr(fn, "__qualname__", name)
+        self.__module__ = fn.__module__
+        self.__wrapped__ = fn
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.fn(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<task {self.name}>"
+
+    @property
+    def source(self) -> tuple[str, int]:
+        """Where the function stands: file and line."""
+        code = inspect.unwrap(self.fn).__code__  # type: ignore[attr-defined]
+        return code.co_filename, code.co_firstlineno
+
+    @property
+    def importable(self) -> bool:
+        """Whether another process can find the function again: it stands at the top of a file."""
+        file = self.source[0]
+        return "<locals>" not in self.__qualname__ and not file.startswith("<")
+
+    def call(self, *args: Any, **kwargs: Any) -> Call:
+        """Check the arguments and return the call, ready for `JobQueue.enqueue_many`.
+
+        Raises:
+            ArgumentsError: they do not fit the signature; names the parameter.
+            PayloadError: they are not plain data.
+        """
+        from penstock.runners.task import task_spec
+
+        return Call("task", self.name, task_spec(self, args, kwargs), self.defaults)
+
+    def options(self, **options: Any) -> BoundTask[P, R]:
+        """Return this task with job options set, leaving all keywords of its `enqueue` to the function."""
+        return BoundTask(self, JobOptions.parse(options))
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
+        """Enqueue on the queue that the configuration names (see `JobQueue.from_config`)."""
+        from penstock.client import JobQueue
+
+        return JobQueue.default().enqueue(self.call(*args, **kwargs))
+
+    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
+        """`enqueue`, awaited."""
+        from penstock.bridge import in_thread
+
+        return await in_thread(self.enqueue, *args, **kwargs)
+
+
+class BoundTask(Generic[P, R]):
+    """A task with job options: ``hello.options(delay="10m").enqueue("Ada")``."""
+
+    def __init__(self, task: Task[P, R], options: JobOptions) -> None:
+        self.task = task
+        self.chosen = options
+
+    def call(self, *args: Any, **kwargs: Any) -> Call:
+        """See `Task.call`."""
+        call = self.task.call(*args, **kwargs)
+        return Call(call.kind, call.name, call.spec, call.options.merged(self.chosen))
+
+    def options(self, **options: Any) -> BoundTask[P, R]:
+        """Add further options."""
+        return BoundTask(self.task, self.chosen.merged(JobOptions.parse(options)))
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
+        """See `Task.enqueue`."""
+        from penstock.client import JobQueue
+
+        return JobQueue.default().enqueue(self.call(*args, **kwargs))
+
+    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
+        """`enqueue`, awaited."""
+        from penstock.bridge import in_thread
+
+        return await in_thread(self.enqueue, *args, **kwargs)
+
+
+class TaskRegistry(Mapping[str, Task[Any, Any]]):
+    """The tasks of this process, by name."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, Task[Any, Any]] = {}
+
+    def __getitem__(self, name: str) -> Task[Any, Any]:
+        return self._tasks[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tasks)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def find(self, name: str) -> Task[Any, Any]:
+        """Return the task of that name. Raises `UnknownTaskError`, which lists the known ones."""
+        try:
+            return self._tasks[name]
+        except KeyError:
+            raise UnknownTaskError(name, self._tasks) from None
+
+    def add(self, task: Task[Any, Any]) -> None:
+        """Register a task; the same function again (a reload) takes the old one's place.
+
+        Raises:
+            ConfigError: another function has that name already; nothing is changed.
+        """
+        there = self._tasks.get(task.name)
+        if there is not None and there.importable and task.importable and not _same(there, task):
+            raise ConfigError(
+                f"two tasks are named {task.name!r}: {_place(there)} and {_place(task)}; "
+                f'give one of them a name of its own: @task(name="...")'
+            )
+        self._tasks[task.name] = task
+
+    def discard(self, name: str) -> None:
+        """Forget a task, if it is there: its file is gone."""
+        self._tasks.pop(name, None)
+
+
+def _place(task: Task[Any, Any]) -> str:
+    file, line = task.source
+    return f"{file}:{line}"
+
+
+def _same(one: Task[Any, Any], other: Task[Any, Any]) -> bool:
+    return one.__qualname__ == other.__qualname__ and one.source[0] == other.source[0]
+
+
+TASKS = TaskRegistry()
+
+
+@overload
+def task(fn: Callable[P, R], /) -> Task[P, R]: ...
+
+
+@overload
+def task(*, name: str | None = None, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+
+
+def task(
+    fn: Callable[P, R] | None = None, /, *, name: str | None = None, **options: Any
+) -> Task[P, R] | Callable[[Callable[P, R]], Task[P, R]]:
+    """Register a function as a task: ``@task`` or ``@task(max_attempts=3, timeout="5m", queue="etl")``.
+
+    The options are the job options of `JobOptions`, as defaults for each job of this task. Without ``name`` the
+    function's own name is the task's name.
+
+    Raises:
+        ConfigError: an option is unknown or wrong, or the name is taken by another function.
+    """
+
+    def register(fn: Callable[P, R]) -> Task[P, R]:
+        registered = Task(fn, name or fn.__name__, JobOptions.parse_for_task(options, name or fn.__name__))
+        TASKS.add(registered)
+        return registered
+
+    return register if fn is None else register(fn)
