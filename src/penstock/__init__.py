@@ -1,1 +1,84 @@
-"""Data pipelines as durable jobs on the Python job queue you already have."""
+"""Data pipelines as durable jobs on the Python job queue you already have.
+
+The public names; each is imported when it is first used, so that ``import penstock`` stays cheap.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from penstock.client import JobQueue, PublishWarning
+    from penstock.core.config import Config
+    from penstock.core.exceptions import (
+        JobCancelledError,
+        JobFailedError,
+        JobNotFoundError,
+        PenstockError,
+        ResultTimeoutError,
+    )
+    from penstock.handle import CancelOutcome, JobHandle
+    from penstock.job.lifecycle import State
+    from penstock.job.models import Outcome, Ref, RetryPolicy
+    from penstock.run import Run
+    from penstock.sources.decorators import Call, Task, task
+    from penstock.worker import Worker
+
+_HOMES = {
+    "Call": "sources.decorators",
+    "CancelOutcome": "handle",
+    "Config": "core.config",
+    "JobCancelledError": "core.exceptions",
+    "JobFailedError": "core.exceptions",
+    "JobHandle": "handle",
+    "JobNotFoundError": "core.exceptions",
+    "JobQueue": "client",
+    "Outcome": "job.models",
+    "PenstockError": "core.exceptions",
+    "PublishWarning": "client",
+    "Ref": "job.models",
+    "ResultTimeoutError": "core.exceptions",
+    "RetryPolicy": "job.models",
+    "Run": "run",
+    "State": "job.lifecycle",
+    "Task": "sources.decorators",
+    "Worker": "worker",
+    "task": "sources.decorators",
+}
+
+__all__ = [  # noqa: RUF022 - the verbs and the main class first
+    "JobQueue",
+    "task",
+    "Run",
+    "Call",
+    "CancelOutcome",
+    "Config",
+    "JobCancelledError",
+    "JobFailedError",
+    "JobHandle",
+    "JobNotFoundError",
+    "Outcome",
+    "PenstockError",
+    "PublishWarning",
+    "Ref",
+    "ResultTimeoutError",
+    "RetryPolicy",
+    "State",
+    "Task",
+    "Worker",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'penstock' has no attribute {name!r}")
+    value = getattr(import_module(f"penstock.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

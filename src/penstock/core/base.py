@@ -207,8 +207,8 @@ class Ledger(ABC):
         """List (job id, attempt) of this owner's running jobs that somebody asked to cancel."""
 
     @abstractmethod
-    def purge(self, state: State, *, older_than_s: float, limit: int) -> int:
-        """T12: delete final jobs of one state that finished longer ago, with all that belongs to them."""
+    def purge(self, state: State, *, older_than_s: float, limit: int) -> list[str]:
+        """T12: delete final jobs of one state that finished longer ago, with all that belongs to them; return ids."""
 
     @abstractmethod
     def report(self, reports: Sequence[Report]) -> None:
@@ -274,7 +274,8 @@ class Runner(ABC):
 
     kind: ClassVar[str]
     spec_type: ClassVar[type[msgspec.Struct]]
-    default_isolation: ClassVar[str] = "process"
+    parts: ClassVar[bool] = False
+    """Whether the value is a mapping of named results, each of which is stored by itself."""
 
     @abstractmethod
     def execute(self, job: Job, run: Any) -> Any:
@@ -282,6 +283,14 @@ class Runner(ABC):
 
         May return an awaitable: the caller awaits it, on the engine's loop where there is one.
         """
+
+    def missing(self, job: Job) -> str | None:
+        """Say why this process cannot run the job (its task is unknown here), or None when it can."""
+        return None
+
+    def is_async(self, job: Job) -> bool:
+        """Whether `execute` returns an awaitable for this job."""
+        return False
 
     def child_key(self, job: Job) -> str:
         """Name the warm child that may run this job: jobs with different keys never share a process."""

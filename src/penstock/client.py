@@ -1,0 +1,424 @@
+"""`JobQueue`: what users hold. Every blocking verb has an a-twin for async callers."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+
+from penstock import settings as settings_room
+from penstock.bridge import in_thread
+from penstock.core.config import Config, seconds
+from penstock.core.exceptions import BackendError, InvalidJobError, JobNotFoundError
+from penstock.gateway import Gateway, message_for
+from penstock.handle import JobHandle
+from penstock.job.lifecycle import Transition
+from penstock.job.models import Intent, Job, JobQuery, Outcome, worker_id
+from penstock.ledger import open_ledger
+from penstock.options import JobOptions, intent
+from penstock.options import NAMES as OPTION_NAMES
+from penstock.payload import encode_spec
+from penstock.sources.decorators import TASKS, BoundTask, Call, Task
+from penstock.sweeper import Sweeper
+
+if TYPE_CHECKING:
+    from penstock.core.base import Ledger
+    from penstock.execution import Execution
+    from penstock.results import ResultStore
+    from penstock.runners.isolation import ChildPool
+    from penstock.worker import Worker
+
+
+class PublishWarning(UserWarning):
+    """A job is recorded, but its message could not be handed to the engine; a sweep will publish it."""
+
+
+class JobQueue:
+    """One project's jobs: submits them, asks about them, works them off. Safe from any thread.
+
+    ``JobQueue("huey+sqlite:///queue.db", ledger="sqlite:///ledger.db")`` takes everything from its arguments;
+    `from_config` and `for_project` read the project's files. Nothing is opened before it is needed.
+    """
+
+    def __init__(
+        self,
+        backend: str | None = None,
+        *,
+        ledger: str | Ledger | None = None,
+        config: Config | None = None,
+        root: str | Path | None = None,
+        tasks: Sequence[str] = (),
+    ) -> None:
+        """Set up a queue.
+
+        Args:
+            backend: the one URL that picks the engine; overrides ``config.backend``.
+            ledger: a URL, or a ledger that is open (which stays the caller's to close).
+            config: everything else; its defaults are those of ``penstock.toml``.
+            root: the folder that relative paths in the URLs and ``tasks`` start from; default: the current one.
+            tasks: modules and folders that hold tasks, added to ``config.tasks``.
+
+        Raises:
+            ConfigError: a URL names nothing known, or a setting is wrong.
+        """
+        self.root = Path(root or Path.cwd()).resolve()
+        changes: dict[str, Any] = {"tasks": (*(config.tasks if config else ()), *tasks)}
+        if backend is not None:
+            changes["backend"] = backend
+        if isinstance(ledger, str):
+            changes["ledger"] = ledger
+        self.config = settings_room.anchored(msgspec.structs.replace(config or Config(), **changes), self.root)
+        self.owner = worker_id()
+        self._given_ledger = None if isinstance(ledger, str) else ledger
+        self._lock = threading.RLock()
+        self._listeners: list[Callable[[Job, Transition], None]] = []
+        self._closers: list[Callable[[], None]] = []
+        self._loaded = False
+        self.gateway = Gateway(
+            self.config.backend,
+            engines=self.config.engines,
+            namespace=self.config.namespace,
+            execute=lambda message: self.execution.run(message),
+            aexecute=lambda message: self.execution.arun(message),
+        )
+        self._closers.append(self.gateway.close)
+
+    # -- where a queue comes from -------------------------------------------------------------------------------
+
+    @classmethod
+    def from_config(
+        cls, start: str | Path | None = None, *, file: str | Path | None = None, **flags: Any
+    ) -> JobQueue:
+        """Open the queue of the project that ``start`` (default: the current folder) lies in.
+
+        ``flags`` are the top-level settings that override everything else (``backend="..."``).
+        """
+        loaded = settings_room.load(
+            Path(start) if start else None, file=Path(file) if file else None, flags=flags
+        )
+        return cls(config=loaded.config, root=loaded.root)
+
+    @classmethod
+    def for_project(cls, project: Any) -> JobQueue:
+        """Open the queue of a FlowerPower project: its folder, or a FlowerPowerProject or PipelineManager."""
+        from penstock.sources.flowerpower import project_root
+
+        root = project_root(project)
+        return cls.from_config(root)
+
+    _default: JobQueue | None = None
+    _default_root: Path | None = None
+
+    @classmethod
+    def default(cls) -> JobQueue:
+        """Return the queue that `Task.enqueue` uses: that of the configuration around the current folder."""
+        here = Path.cwd()
+        if cls._default is None or cls._default_root != here:
+            cls._default, cls._default_root = cls.from_config(here), here
+        return cls._default
+
+    @classmethod
+    def set_default(cls, queue: JobQueue | None) -> None:
+        """Make `Task.enqueue` use this queue (None: look at the configuration again)."""
+        cls._default, cls._default_root = queue, Path.cwd()
+
+    # -- the rooms behind, opened on first use ------------------------------------------------------------------
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger. Raises `LedgerUnavailableError` on first use when it cannot be opened."""
+        if self._given_ledger is not None:
+            return self._given_ledger
+        with self._lock:
+            opened = open_ledger(
+                self.config.ledger,
+                durability=self.config.durability,
+                unsafe_network_fs=self.config.unsafe_network_fs,
+            )
+            self._closers.append(opened.close)
+            return opened
+
+    @cached_property
+    def results(self) -> ResultStore:
+        """The store of results that outgrow the ledger."""
+        from penstock.results import ResultStore
+
+        return ResultStore(self.config.results, inline_max_bytes=self.config.result_inline_max_bytes)
+
+    @cached_property
+    def sweeper(self) -> Sweeper:
+        """The sweeper of this process; a worker runs it, others may call its methods."""
+        return Sweeper(self.ledger, self.gateway, self.config, results=lambda: self.results)
+
+    @cached_property
+    def children(self) -> ChildPool:
+        """The warm child processes of this process."""
+        from penstock.runners.isolation import ChildPool
+
+        with self._lock:
+            pool = ChildPool(
+                results_url=self.config.results,
+                inline_max_bytes=self.config.result_inline_max_bytes,
+                max_jobs_per_child=self.config.worker.max_jobs_per_child,
+                cancel_grace_s=seconds(self.config.lease.cancel_grace),
+            )
+            self._closers.insert(0, pool.close)
+            return pool
+
+    @cached_property
+    def execution(self) -> Execution:
+        """What runs bodies in this process."""
+        from penstock.execution import Execution
+        from penstock.runners import configure
+
+        with self._lock:
+            self.load_tasks()
+            configure(self.config, root=self.root)
+            made = Execution(
+                self.ledger,
+                self.config,
+                owner=self.owner,
+                results=lambda: self.results,
+                children=lambda: self.children,
+                changed=self._tell,
+            )
+            self._closers.insert(0, made.close)
+            return made
+
+    def load_tasks(self) -> list[str]:
+        """Load the configured modules and folders once; return what could not be loaded, as texts.
+
+        Each failure is also a warning: the other files' tasks work on.
+        """
+        if self._loaded or not self.config.tasks:
+            return []
+        from penstock.sources.scan import load_tasks
+
+        self._loaded = True
+        loaded = load_tasks(self.config.tasks, root=self.root)
+        told = [f"{error.file}: {error.type}: {error.message}" for error in loaded.errors]
+        for text in told:
+            warnings.warn(f"tasks not loaded: {text}", stacklevel=2)
+        return told
+
+    def on_change(self, listener: Callable[[Job, Transition], None]) -> None:
+        """Call ``listener`` after each attempt that ended in this process."""
+        self._listeners.append(listener)
+
+    def _tell(self, job: Job, transition: Transition) -> None:
+        for listener in self._listeners:
+            listener(job, transition)
+
+    # -- submitting ---------------------------------------------------------------------------------------------
+
+    def enqueue(self, task: Task[..., Any] | BoundTask[..., Any] | Call | str, /, *args: Any, **kwargs: Any) -> JobHandle:
+        """Submit one job and return its handle, whose ``outcome`` says whether it is new.
+
+        ``task`` is a task, its name, or a `Call`. Keywords that are job options (see `JobOptions`: ``delay``,
+        ``at``, ``key``, ``queue``, ``priority``, ``max_attempts``, ``timeout``, ...) are taken as such, all others
+        go to the function; where both could be meant, write ``task.options(delay=...).enqueue(...)``.
+
+        Raises:
+            InvalidJobError: the input or an option is wrong; nothing was written.
+            UnsupportedError: the backend cannot do what was asked; nothing was written.
+            LedgerError: nothing was written.
+
+        Warns:
+            PublishWarning: the engine could not be reached; the job is recorded and will run.
+        """
+        return self.enqueue_many([self._call(task, args, kwargs)])[0]
+
+    def enqueue_many(self, calls: Iterable[Call]) -> list[JobHandle]:
+        """Submit many jobs in one transaction; a handle each, in order. See `enqueue`, also for the errors."""
+        return self._submit([self._intent(call) for call in calls])
+
+    def enqueue_pipeline(self, name: str, run_config: Any = None, **kwargs: Any) -> JobHandle:
+        """Submit one run of a pipeline: `enqueue` with what `pipeline` returns for the same arguments."""
+        return self.enqueue(self.pipeline(name, run_config, **kwargs))
+
+    def enqueue_command(self, argv: Sequence[str], **kwargs: Any) -> JobHandle:
+        """Submit a command: `enqueue` with what `command` returns for the same arguments."""
+        return self.enqueue(self.command(argv, **kwargs))
+
+    def pipeline(self, name: str, run_config: Any = None, *, project: str | None = None, **kwargs: Any) -> Call:
+        """Return the call of a pipeline, for `enqueue` and `enqueue_many`.
+
+        Takes the keywords of FlowerPower's ``PipelineManager.run`` (or its ``RunConfig``, of which only the fields
+        that were given travel) and job options. ``modules=[...]`` makes it a plain Hamilton run.
+
+        Raises:
+            UnknownPipelineError: lists the pipelines that there are.
+            InvalidJobError: an input is not plain data, a field is unknown, ``final_vars`` is empty.
+        """
+        from penstock.runners.pipeline import pipeline_call
+
+        return pipeline_call(self.config, self.root, name, run_config, project=project, **kwargs)
+
+    def command(
+        self, argv: Sequence[str], *, cwd: str | None = None, env: Mapping[str, str] | None = None, **options: Any
+    ) -> Call:
+        """Return the call of a command: a list of arguments, never a shell line."""
+        from penstock.runners.command import command_spec
+
+        spec = command_spec(argv, cwd=cwd, env=env)
+        return Call("command", Path(spec.argv[0]).name, spec, JobOptions.parse(options))
+
+    def _call(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        if isinstance(task, Call):
+            if args:
+                raise InvalidJobError(f"{task!r} has its arguments already; only job options can be added")
+            return Call(task.kind, task.name, task.spec, task.options.merged(JobOptions.parse(kwargs)))
+        if isinstance(task, BoundTask):
+            return cast("BoundTask[..., Any]", task).call(*args, **kwargs)
+        if isinstance(task, str):
+            self.load_tasks()
+            task = TASKS.find(task)
+        if not isinstance(task, Task):
+            raise InvalidJobError(
+                f"{task!r} is not a task; decorate the function with @penstock.task, or name its module or folder "
+                "in `tasks`"
+            )
+        found = cast("Task[..., Any]", task)
+        options = {name: kwargs.pop(name) for name in OPTION_NAMES if name in kwargs}
+        if both := sorted(set(options) & set(found.signature.parameters)):
+            raise InvalidJobError(
+                f"{both[0]!r} is a parameter of task {found.name} and a job option; write "
+                f"{found.name}.options({both[0]}=...).enqueue(...) for the option, {found.name}.enqueue(...) for "
+                "the parameter"
+            )
+        return found.options(**options).call(*args, **kwargs)
+
+    def _intent(self, call: Call, parent_id: str | None = None) -> Intent:
+        return intent(
+            self.config, call.options, kind=call.kind, name=call.name, spec=encode_spec(call.spec),
+            isolation=self._isolation(call), parent_id=parent_id,
+        )  # fmt: skip
+
+    def _isolation(self, call: Call) -> Any:
+        """Where a body runs unless somebody says: only a child process makes a timeout real for blocking code."""
+        if call.kind != "task":
+            return "process"
+        task = TASKS.get(call.name)
+        hard = task is not None and not task.is_async and task.importable and call.options.timeout_s is not None
+        return "process" if hard else "inline"
+
+    def _submit(self, intents: Sequence[Intent]) -> list[JobHandle]:
+        if not intents:
+            return []
+        self.gateway.check(intents)
+        submissions = self.ledger.insert(intents, grace_s=seconds(self.config.sweep.publish_grace))
+        messages = [
+            message_for(s.job) for s in submissions if s.outcome is Outcome.CREATED and s.job.publishes
+        ]
+        if messages:
+            try:
+                self.gateway.publish(messages)
+            except BackendError as error:
+                warnings.warn(
+                    f"{len(messages)} jobs are recorded but not published yet ({error}); "
+                    "a worker's sweep will publish them",
+                    PublishWarning,
+                    stacklevel=4,
+                )
+        return [JobHandle(self, s.job, s.outcome) for s in submissions]
+
+    def resubmit(self, job: Job) -> JobHandle:
+        """Submit a job's input again as a new job; see `JobHandle.retry`."""
+        from penstock.job.models import new_job_id
+
+        asked = {name: getattr(job, name) for name in Intent.__struct_fields__ if hasattr(job, name)}
+        return self._submit([Intent(**{**asked, "id": new_job_id(), "parent_id": job.id, "tick_key": None})])[0]
+
+    # -- asking -------------------------------------------------------------------------------------------------
+
+    def job(self, job_id: str) -> JobHandle:
+        """Look a job up by id, or by the beginning of an id that fits one job only.
+
+        Raises:
+            JobNotFoundError: there is no such job.
+            InvalidJobError: several ids begin so.
+        """
+        try:
+            return JobHandle(self, self.ledger.get(job_id))
+        except JobNotFoundError:
+            found = self.ledger.find(JobQuery(id_prefix=job_id, limit=2)) if len(job_id) >= 4 else []
+            if not found:
+                raise
+            if len(found) > 1:
+                raise InvalidJobError(f"several jobs begin with {job_id!r}; write more of the id") from None
+            return JobHandle(self, found[0])
+
+    def jobs(self, **query: Any) -> list[JobHandle]:
+        """List jobs, newest first; the keywords are the fields of `JobQuery`."""
+        return [JobHandle(self, job) for job in self.ledger.find(JobQuery(**query))]
+
+    def counts(self) -> dict[str, int]:
+        """Count jobs by shown state."""
+        return self.ledger.counts()
+
+    # -- working ------------------------------------------------------------------------------------------------
+
+    def worker(
+        self,
+        *,
+        queues: Sequence[str] | None = None,
+        concurrency: int | None = None,
+        burst: bool = False,
+        max_jobs: int | None = None,
+    ) -> Worker:
+        """Return a worker: run it (`Worker.run`), or use it as a context manager to work in the background."""
+        from penstock.worker import Worker
+
+        return Worker(self, queues=queues, concurrency=concurrency, burst=burst, max_jobs=max_jobs)
+
+    def close(self) -> None:
+        """Let go of everything that was opened."""
+        with self._lock:
+            closers, self._closers = self._closers, []
+            for close in closers:
+                close()
+
+    def __enter__(self) -> JobQueue:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    # The a-twins: each is its verb in a thread.
+
+    async def aenqueue(self, task: Task[..., Any] | BoundTask[..., Any] | Call | str, /, *args: Any, **kwargs: Any) -> JobHandle:
+        """`enqueue`, awaited."""
+        return await in_thread(self.enqueue, task, *args, **kwargs)
+
+    async def aenqueue_many(self, calls: Iterable[Call]) -> list[JobHandle]:
+        """`enqueue_many`, awaited."""
+        return await in_thread(self.enqueue_many, calls)
+
+    async def aenqueue_pipeline(self, name: str, run_config: Any = None, **kwargs: Any) -> JobHandle:
+        """`enqueue_pipeline`, awaited."""
+        return await in_thread(self.enqueue_pipeline, name, run_config, **kwargs)
+
+    async def aenqueue_command(self, argv: Sequence[str], **kwargs: Any) -> JobHandle:
+        """`enqueue_command`, awaited."""
+        return await in_thread(self.enqueue_command, argv, **kwargs)
+
+    async def ajob(self, job_id: str) -> JobHandle:
+        """`job`, awaited."""
+        return await in_thread(self.job, job_id)
+
+    async def ajobs(self, **query: Any) -> list[JobHandle]:
+        """`jobs`, awaited."""
+        return await in_thread(self.jobs, **query)
+
+    async def acounts(self) -> dict[str, int]:
+        """`counts`, awaited."""
+        return await in_thread(self.counts)
+
+    async def aclose(self) -> None:
+        """`close`, awaited."""
+        return await in_thread(self.close)

@@ -1,0 +1,321 @@
+"""What every engine's one task calls with a message: claim, heartbeat, body, settle."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import inspect
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from penstock import bridge
+from penstock.body import Cause, Ended, Interrupt
+from penstock.capture import Capture
+from penstock.core.config import Config, seconds
+from penstock.core.exceptions import InvalidJobError, LedgerError
+from penstock.heart import Heart, Owned
+from penstock.job import lifecycle
+from penstock.job.lifecycle import Reason, State, Transition
+from penstock.job.models import ErrorInfo, Job, Message, Report
+from penstock.run import JobInterrupted, Run, current_run
+from penstock.runners import runner_for
+from penstock.runners.errors import describe_error
+
+if TYPE_CHECKING:
+    from penstock.core.base import Applied, Ledger, Runner
+    from penstock.results import ResultStore
+    from penstock.runners.isolation import ChildPool
+
+logger = logging.getLogger("penstock.execution")
+
+_UNKNOWN_HERE_DELAY_S = 15.0
+"""How long a job waits after a worker found that it lacks the job's task, so that another can have it."""
+
+
+class Execution:
+    """Runs the jobs of this process. Safe from any thread; `close` when no message is being run."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        config: Config,
+        *,
+        owner: str,
+        results: Callable[[], ResultStore],
+        children: Callable[[], ChildPool],
+        changed: Callable[[Job, Transition], None],
+    ) -> None:
+        self.owner = owner
+        self.counts: Counter[str] = Counter()
+        """claimed, refused (messages whose job was not to be had), and one for each way of ending."""
+        self.capture: Capture | None = None
+        """Set by a worker: keeps what inline bodies print and log."""
+        self.releasing = False
+        """Set when the process has to go: what cannot finish is handed back."""
+        self.heart = Heart(ledger, owner, config)
+        self._ledger = ledger
+        self._lease_s = seconds(config.lease.ttl)
+        self._results = results
+        self._children = children
+        self._changed = changed
+
+    @property
+    def running(self) -> list[Job]:
+        """The jobs whose bodies run here now."""
+        return [owned.job for owned in list(self.heart.owned.values())]
+
+    def run(self, message: Message) -> None:
+        """Deal with a message, for sync engines. Never raises."""
+        for job_id in message.job_ids:
+            owned = self._claim(job_id)
+            if owned is None:
+                continue
+            ended = self._refuse(owned) or self._guarded(lambda o=owned: self._body(o), owned)
+            self._settle(owned, ended)
+
+    async def arun(self, message: Message) -> None:
+        """Deal with a message, for async engines: async bodies run on this loop, the others in threads."""
+        for job_id in message.job_ids:
+            owned = await bridge.in_thread(self._claim, job_id)
+            if owned is None:
+                continue
+            ended = self._refuse(owned)
+            if ended is None and self._is_async_inline(owned.job):
+                ended = await self._abody(owned)
+            elif ended is None:
+                ended = await bridge.in_thread(self._guarded, lambda o=owned: self._body(o), owned)
+            await bridge.in_thread(self._settle, owned, ended)
+
+    def interrupt_all(self, cause: Cause) -> None:
+        """Ask every running body to stop."""
+        for owned in list(self.heart.owned.values()):
+            owned.interrupt.set(cause)
+
+    def hand_back(self) -> int:
+        """T6 for every attempt still owned, without waiting for its body: the process is about to end."""
+        owned = list(self.heart.owned.values())
+        releases = [lifecycle.release(o.job.id, attempt=o.job.attempt) for o in owned]
+        try:
+            return sum(applied is not None for applied in self._ledger.apply_many(releases))
+        except LedgerError as error:
+            logger.warning("could not hand back %d jobs: %s; their leases will end", len(owned), error)
+            return 0
+
+    def close(self) -> None:
+        """Stop beating."""
+        self.heart.close()
+
+    # -- claim --------------------------------------------------------------------------------------------------
+
+    def _claim(self, job_id: str) -> Owned | None:
+        sent = time.monotonic()
+        try:
+            applied = self._ledger.apply(lifecycle.claim(job_id, owner=self.owner, lease_s=self._lease_s))
+        except LedgerError as error:
+            # The message is gone then; the row is not, and the sweep publishes it again.
+            logger.warning("could not claim job %s: %s", job_id, error)
+            self.counts["unclaimed"] += 1
+            return None
+        if applied is None or applied.job is None:
+            self.counts["refused"] += 1
+            return None
+        self.counts["claimed"] += 1
+        owned = Owned(applied.job, sent)
+        self.heart.owned[job_id] = owned
+        self.heart.start()
+        return owned
+
+    def _refuse(self, owned: Owned) -> Ended | None:
+        """Hand back at once what this process cannot run, or must not start any more."""
+        if self.releasing:
+            return Ended(how="released")
+        try:
+            why = runner_for(owned.job.kind).missing(owned.job)
+        except InvalidJobError as error:
+            why = str(error)
+        return None if why is None else Ended(how="released", error=ErrorInfo("Missing", why))
+
+    # -- body ---------------------------------------------------------------------------------------------------
+
+    def _is_async_inline(self, job: Job) -> bool:
+        return job.isolation == "inline" and runner_for(job.kind).is_async(job)
+
+    def _body(self, owned: Owned) -> Ended:
+        job = owned.job
+        runner = runner_for(job.kind)
+        if job.isolation == "process":
+            return self._children().run(
+                job,
+                key=runner.child_key(job),
+                setup=runner.child_setup(job),
+                emit=owned.reports.append,
+                interrupt=owned.interrupt,
+                timeout_s=job.timeout_s,
+            )
+        run = self._begin(owned)
+        token = current_run.set(run)
+        try:
+            stoppable = _Stoppable(owned.interrupt)
+            with stoppable:
+                value = runner.execute(job, run)
+            if inspect.isawaitable(value):
+                value = bridge.run_awaitable(value, owned.interrupt)
+            return self._returned(runner, job, value)
+        finally:
+            current_run.reset(token)
+
+    async def _abody(self, owned: Owned) -> Ended:
+        job = owned.job
+        runner = runner_for(job.kind)
+        run = self._begin(owned)
+        token = current_run.set(run)
+        loop = asyncio.get_running_loop()
+        try:
+            task = asyncio.ensure_future(runner.execute(job, run))
+            owned.interrupt.on_set(lambda _cause: loop.call_soon_threadsafe(task.cancel))
+            value = await asyncio.wait([task])
+            value = task.result()
+            return await bridge.in_thread(self._returned, runner, job, value)
+        except BaseException as error:  # noqa: BLE001 - a body may raise anything
+            return self._raised(owned, error)
+        finally:
+            current_run.reset(token)
+
+    def _begin(self, owned: Owned) -> Run:
+        """Make the body's view of its attempt, and start the clock of its timeout."""
+        job = owned.job
+        if job.timeout_s is not None:
+            self.heart.watch(owned, owned.renewed + job.timeout_s)
+        return Run(job, emit=owned.reports.append, interrupt=owned.interrupt)
+
+    def _returned(self, runner: Runner, job: Job, value: Any) -> Ended:
+        if value is None:
+            return Ended(how="returned")
+        return Ended(
+            how="returned",
+            result=self._results().encode(value, job_id=job.id, attempt=job.attempt, name=job.name, parts=runner.parts),
+        )
+
+    def _guarded(self, body: Callable[[], Ended], owned: Owned) -> Ended:
+        try:
+            return body()
+        except BaseException as error:  # noqa: BLE001 - a body may raise anything
+            return self._raised(owned, error)
+
+    def _raised(self, owned: Owned, error: BaseException) -> Ended:
+        cause = owned.interrupt.cause
+        if cause is not None and isinstance(error, JobInterrupted | asyncio.CancelledError):
+            return Ended(how=cause)
+        return Ended(
+            how="raised", error=describe_error(error), retryable=getattr(error, "retryable", True)
+        )
+
+    # -- settle -------------------------------------------------------------------------------------------------
+
+    def _settle(self, owned: Owned, ended: Ended) -> None:
+        job = owned.job
+        self.counts[ended.how] += 1
+        if owned.reports:
+            self.heart.flush(owned)
+        transition = _transition(job, ended)
+        applied: Applied | None = None
+        try:
+            if transition is not None:
+                applied = self._write(job, transition)
+        finally:
+            del self.heart.owned[job.id]
+            owned.interrupt.close()
+        if applied is None:
+            if transition is not None:
+                self.counts["stale"] += 1
+                logger.warning("job %s attempt %d is no longer ours; its end is not recorded", job.id, job.attempt)
+        else:
+            self._changed(job, transition)
+
+    def _write(self, job: Job, transition: Transition) -> Applied | None:
+        """Write the settlement, trying again while the lease could still be ours and the ledger does not answer."""
+        from penstock.core.base import Applied
+
+        until = time.monotonic() + self._lease_s
+        pause_s = 0.05
+        asked_again = False
+        while True:
+            try:
+                applied = self._ledger.apply(transition)
+                if applied is None and asked_again:
+                    # The first reply was lost: final with my attempt means that it was me.
+                    now = self._ledger.get(job.id)
+                    if now.attempt == job.attempt and now.state in (transition.to, transition.to_if_cancelled):
+                        return Applied(now.state)
+                return applied
+            except LedgerError as error:
+                if time.monotonic() > until:
+                    logger.warning("could not record the end of job %s: %s", job.id, error)
+                    return None
+                asked_again = True
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, 2.0)
+
+
+def _transition(job: Job, ended: Ended) -> Transition | None:
+    """Return how the ledger is to be told; None where nothing may be written."""
+    match ended.how:
+        case "returned":
+            return lifecycle.succeed(job.id, attempt=job.attempt, result=ended.result)
+        case "raised":
+            error = ended.error or ErrorInfo("Error", "")
+            reason = Reason.ERROR if ended.retryable else Reason.INVALID
+            return lifecycle.fail(job, error=error, reason=reason, retryable=ended.retryable)
+        case "timeout":
+            error = ended.error or ErrorInfo("JobTimeout", f"ran longer than its timeout of {job.timeout_s:g} s")
+            return lifecycle.fail(job, error=error, reason=Reason.TIMEOUT)
+        case "crashed":
+            return lifecycle.rescue(job, error=ended.error, by_parent=True)
+        case "cancelled":
+            return lifecycle.stop(job.id, attempt=job.attempt)
+        case "released":
+            if ended.error is not None:
+                return lifecycle.release(
+                    job.id, attempt=job.attempt, delay_s=_UNKNOWN_HERE_DELAY_S, note=ended.error.message
+                )
+            return lifecycle.release(job.id, attempt=job.attempt)
+        case _:
+            return None
+
+
+class _Stoppable:
+    """Lets an interrupt reach the Python code of this thread, as `JobInterrupted`, between two of its bytecodes.
+
+    Code that blocks in C is reached when it returns; only `isolation="process"` ends it before.
+    """
+
+    def __init__(self, interrupt: Interrupt) -> None:
+        self._interrupt = interrupt
+        self._thread_id = threading.get_ident()
+        self._lock = threading.Lock()
+        self._inside = False
+
+    def __enter__(self) -> None:
+        self._inside = True
+        self._interrupt.on_set(self._raise)
+
+    def _raise(self, _cause: Cause) -> None:
+        with self._lock:
+            if self._inside:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(self._thread_id), ctypes.py_object(JobInterrupted)
+                )
+
+    def __exit__(self, *_exc: object) -> None:
+        with self._lock:
+            self._inside = False
+            if self._interrupt.cause is not None:
+                # Take back what was thrown too late to be seen: it must not hit what this thread does next.
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread_id), None)
+
+
+__all__ = ["Execution", "State"]

@@ -1,0 +1,157 @@
+"""Looks the ledger over: what is due is published, what nobody claimed is published again, what lost its owner is
+rescued, what is old is purged. Any number of sweepers may run: the guards make the extra ones harmless."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from penstock.core.config import Config, seconds
+from penstock.core.exceptions import BackendError, LedgerError
+from penstock.gateway import message_for
+from penstock.job import lifecycle
+from penstock.job.lifecycle import State
+from penstock.job.models import ErrorInfo, Job
+
+if TYPE_CHECKING:
+    from penstock.core.base import Ledger
+    from penstock.gateway import Gateway
+    from penstock.results import ResultStore
+
+logger = logging.getLogger("penstock.sweeper")
+
+_PURGE_EVERY_S = 600.0
+_PURGE_BATCH = 500
+
+
+class Sweeper:
+    """The four looks, each a method that can be called alone, and a thread that calls them in turn."""
+
+    def __init__(
+        self, ledger: Ledger, gateway: Gateway, config: Config, *, results: Callable[[], ResultStore]
+    ) -> None:
+        self.counts: Counter[str] = Counter()
+        self._ledger = ledger
+        self._gateway = gateway
+        self._results = results
+        self._batch = config.sweep.batch
+        self._interval_s = seconds(config.sweep.interval)
+        self._due_interval_s = seconds(config.sweep.due_interval)
+        self._grace_s = seconds(config.sweep.publish_grace)
+        self._max_grace_s = max(self._grace_s, seconds(config.sweep.max_publish_grace))
+        self._lease_s = seconds(config.lease.ttl)
+        self._keep_s = {
+            State.SUCCEEDED: seconds(config.history.keep_succeeded),
+            State.FAILED: seconds(config.history.keep_failed),
+            State.CANCELLED: seconds(config.history.keep_failed),
+        }
+        self._healthy_since: float | None = None
+        self._seen_outage = False
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def publish_due(self) -> int:
+        """T8 for every job whose time has come, first publishes and repeated ones; return how many were pushed."""
+        pushed = 0
+        while jobs := self._ledger.publishable(self._batch):
+            pushed += self.push(jobs)
+            if len(jobs) < self._batch or self._stop.is_set():
+                break
+        return pushed
+
+    def push(self, jobs: Sequence[Job]) -> int:
+        """Publish these jobs, each if nobody else has since it was read; a push that fails is tried again later."""
+        transitions = [
+            lifecycle.publish(job, grace_s=self._grace_s, max_grace_s=self._max_grace_s) for job in jobs
+        ]
+        applied = self._ledger.apply_many(transitions)
+        elected = [answer.job for answer in applied if answer is not None and answer.job is not None]
+        if not elected:
+            return 0
+        self.counts["published_again"] += sum(job.publishes > 1 and job.attempt == 0 for job in elected)
+        try:
+            self._gateway.publish([message_for(job) for job in elected])
+        except BackendError as error:
+            self.counts["push_failed"] += len(elected)
+            logger.warning("could not publish %d jobs, they wait for the next sweep: %s", len(elected), error)
+            return 0
+        return len(elected)
+
+    def rescue(self) -> int:
+        """T7 for every running job whose lease is over; return how many were taken from their dead owners.
+
+        After an outage of the ledger all leases look over at once, although their owners live: nothing is rescued
+        until the ledger has answered for one whole lease.
+        """
+        if self._seen_outage and (
+            self._healthy_since is None or time.monotonic() - self._healthy_since < self._lease_s
+        ):
+            return 0
+        jobs = self._ledger.expired(self._batch)
+        rescues = [
+            lifecycle.rescue(
+                job, error=ErrorInfo("WorkerLost", f"the lease of {job.owner} ended without a sign of life")
+            )
+            for job in jobs
+        ]
+        rescued = sum(applied is not None for applied in self._ledger.apply_many(rescues)) if rescues else 0
+        if rescued:
+            self.counts["rescued"] += rescued
+            logger.warning("rescued %d jobs whose worker is gone", rescued)
+        return rescued
+
+    def purge(self) -> int:
+        """T12: delete what is older than the retention, results included; return how many jobs went."""
+        purged = 0
+        for state, keep_s in self._keep_s.items():
+            while ids := self._ledger.purge(state, older_than_s=keep_s, limit=_PURGE_BATCH):
+                purged += len(ids)
+                for job_id in ids:
+                    self._results().delete(job_id)
+                if len(ids) < _PURGE_BATCH or self._stop.is_set():
+                    break
+        self.counts["purged"] += purged
+        return purged
+
+    # -- the thread ---------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Sweep in a thread until `close`."""
+        if self._thread is None:
+            self._stop.clear()
+            self._thread = threading.Thread(target=self._sweep, name="penstock-sweeper", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Stop the thread."""
+        self._stop.set()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join(5)
+
+    def _sweep(self) -> None:
+        next_rescue = 0.0
+        next_purge = time.monotonic() + _PURGE_EVERY_S * random.uniform(0.01, 0.1)  # noqa: S311 - spreads load
+        while not self._stop.is_set():
+            try:
+                now = time.monotonic()
+                self.publish_due()
+                if self._healthy_since is None:
+                    self._healthy_since = now
+                if now >= next_rescue:
+                    self.rescue()
+                    next_rescue = now + self._interval_s * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load
+                if now >= next_purge:
+                    self.purge()
+                    next_purge = now + _PURGE_EVERY_S
+            except LedgerError as error:
+                self._healthy_since, self._seen_outage = None, True
+                logger.warning("the ledger did not answer the sweep: %s", error)
+            except Exception:
+                logger.exception("the sweep failed; it goes on")
+            self._stop.wait(self._due_interval_s)

@@ -1,0 +1,281 @@
+"""One worker process: the engine's worker, the sweeper and the heart, started, drained and stopped together."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from penstock import __version__
+from penstock.capture import Capture
+from penstock.core.base import WorkOrder
+from penstock.core.config import seconds
+from penstock.core.exceptions import LedgerError, PenstockError, UnsupportedError
+from penstock.core.secrets import mask_url
+from penstock.job.models import WorkerInfo
+from penstock.sources.decorators import TASKS
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from penstock.client import JobQueue
+
+logger = logging.getLogger("penstock.worker")
+
+EXIT_FORCED = 143
+"""128 + SIGTERM: a second signal, bodies were stopped and their jobs handed back."""
+_TELL_EVERY_S = 10.0
+_BURST_POLL_S = 0.02
+_FORCED_WAIT_S = 0.8
+
+
+class Worker:
+    """Works a queue's jobs off until it is told to stop.
+
+    As a command: ``worker.run()`` blocks, handles SIGTERM and SIGINT (the first drains, the second stops at once
+    and hands jobs back) and returns the exit code. Embedded: ``with queue.worker(concurrency=4): ...``.
+    """
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        *,
+        queues: Sequence[str] | None = None,
+        concurrency: int | None = None,
+        burst: bool = False,
+        max_jobs: int | None = None,
+        echo: bool = False,
+    ) -> None:
+        """Set a worker up; nothing runs yet.
+
+        Args:
+            queue: whose jobs.
+            queues: names, in order of preference; default: as configured.
+            concurrency: bodies at once; default: as configured.
+            burst: work off what is due and return; what is scheduled for later stays.
+            max_jobs: return after that many claimed jobs.
+            echo: also write what inline bodies print and log to this process's stderr.
+        """
+        config = queue.config
+        self.queue = queue
+        self.queues = tuple(queues or config.worker.queues)
+        self.concurrency = concurrency or config.worker.concurrency
+        self.burst = burst
+        self.max_jobs = max_jobs
+        self._grace_s = seconds(config.worker.grace)
+        self._echo = echo
+        self._ready = threading.Event()
+        self._done = threading.Event()
+        self._signals = 0
+        self._failure: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self._told_at = 0.0
+        self._started_at = queue.ledger.now()
+
+    # -- as a command -------------------------------------------------------------------------------------------
+
+    def run(self, *, on_ready: Callable[[], None] | None = None) -> int:
+        """Work until a signal, or until the burst or ``max_jobs`` is over; return the exit code.
+
+        0 after a drain, `EXIT_FORCED` after a second signal.
+
+        Raises:
+            BackendError: the engine failed.
+        """
+        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            self.start()
+            if on_ready is not None:
+                on_ready()
+            while not self._done.is_set() and self._signals == 0:
+                self._watch()
+            if self._drain():
+                return 0
+            return self._force()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            self._end()
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._signals += 1
+
+    def _drain(self) -> bool:
+        """Take nothing new and wait for what runs; False when a second signal or the grace ended the waiting."""
+        first = self._signals
+        until = time.monotonic() + self._grace_s
+        self.queue.gateway.stop()
+        while not self._done.wait(0.02):
+            if self._signals > max(first, 1):
+                return False
+            if time.monotonic() > until:
+                logger.warning("the grace of %g s is over; what still runs is handed back", self._grace_s)
+                self._release()
+                return True
+            self._tell()
+        return True
+
+    def _force(self) -> int:
+        self._release()
+        return EXIT_FORCED
+
+    def _release(self) -> None:
+        """Stop the bodies and hand their jobs back: T6, which spends no budget."""
+        execution = self.queue.execution
+        execution.releasing = True
+        execution.interrupt_all("released")
+        if not self._done.wait(_FORCED_WAIT_S) and execution.running:
+            execution.interrupt_all("lost")
+            execution.hand_back()
+
+    # -- embedded -----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to work in the background and return when messages are being taken.
+
+        Raises:
+            BackendError: the engine could not be started.
+        """
+        execution = self.queue.execution
+        execution.releasing = False
+        execution.capture = Capture.install(echo=self._echo)
+        self._thread = threading.Thread(target=self._work, name="penstock-worker", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+        if self._failure is not None:
+            self._end()
+            raise self._failure
+        self.queue.sweeper.start()
+        self._tell(force=True)
+
+    def stop(self, *, grace_s: float | None = None) -> None:
+        """Take nothing new, wait for what runs up to the grace, hand the rest back."""
+        if self._thread is None:
+            return
+        if grace_s is not None:
+            self._grace_s = grace_s
+        self._drain()
+        self._end()
+
+    def __enter__(self) -> Worker:
+        self.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
+
+    def wait_idle(self, timeout_s: float = 60.0) -> None:
+        """Wait until nothing is due and nothing runs in these queues. Raises TimeoutError."""
+        until = time.monotonic() + timeout_s
+        while self.queue.ledger.backlog(self.queues) != (0, 0):
+            if time.monotonic() > until:
+                raise TimeoutError(f"still busy after {timeout_s:g} s: {self.queue.counts()}")
+            time.sleep(_BURST_POLL_S)
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        order = WorkOrder(queues=self.queues, concurrency=self.concurrency, on_ready=self._ready.set)
+        try:
+            self.queue.gateway.work(order)
+        except BaseException as error:  # noqa: BLE001 - told to the thread that waits
+            self._failure = error
+            logger.error("the engine's worker ended: %s", error)
+        finally:
+            self._done.set()
+            self._ready.set()
+
+    def _watch(self) -> None:
+        """One look while working: is the burst over, have enough jobs been taken?"""
+        self._tell()
+        if self.max_jobs is not None and self.queue.execution.counts["claimed"] >= self.max_jobs:
+            self.queue.gateway.stop()
+            self._done.wait(0.05)
+            return
+        if not self.burst:
+            self._done.wait(0.1)
+            return
+        try:
+            over = self._burst_over()
+        except LedgerError as error:
+            logger.warning("the ledger did not answer: %s", error)
+            over = False
+        if over:
+            self.queue.gateway.stop()
+        self._done.wait(_BURST_POLL_S)
+
+    def _burst_over(self) -> bool:
+        ledger = self.queue.ledger
+        due, _ = ledger.backlog(self.queues)
+        if self.queue.execution.running:
+            return False
+        if due == 0:
+            return True
+        if self._engine_is_empty():
+            # Jobs are due and no message is on its way: they were lost, or published to an engine that was down.
+            self._publish_lost()
+        return False
+
+    def _engine_is_empty(self) -> bool:
+        try:
+            return all(self.queue.gateway.depth(queue) == 0 for queue in self.queues)
+        except (UnsupportedError, PenstockError):
+            return False
+
+    def _publish_lost(self) -> None:
+        from penstock.job.models import JobQuery
+
+        ledger = self.queue.ledger
+        for name in self.queues:
+            waiting = ledger.find(JobQuery(states=("queued",), queue=name, limit=500))
+            if waiting and self._engine_is_empty() and not self.queue.execution.running:
+                self.queue.sweeper.push(waiting)
+
+    def _tell(self, *, force: bool = False) -> None:
+        now = time.monotonic()
+        if not force and now - self._told_at < _TELL_EVERY_S:
+            return
+        self._told_at = now
+        try:
+            self.queue.ledger.tell_worker(self.info())
+        except LedgerError as error:
+            logger.warning("the ledger did not take this worker's sign of life: %s", error)
+
+    def info(self) -> WorkerInfo:
+        """Describe this worker as the ledger lists it."""
+        ledger_now = self.queue.ledger.now()
+        return WorkerInfo(
+            id=self.queue.owner,
+            host=os.uname().nodename,
+            pid=os.getpid(),
+            backend=mask_url(self.queue.config.backend),
+            queues=self.queues,
+            concurrency=self.concurrency,
+            started_at=self._started_at,
+            seen_at=ledger_now,
+            version=__version__,
+            running=len(self.queue.execution.running),
+            tasks=tuple(sorted(TASKS)),
+        )
+
+    def counts(self) -> dict[str, int]:
+        """What happened so far: claimed, refused, each way of ending, published again, rescued, ..."""
+        counted: dict[str, Any] = {**self.queue.execution.counts, **self.queue.sweeper.counts}
+        return {name: count for name, count in counted.items() if count}
+
+    def _end(self) -> None:
+        self.queue.sweeper.close()
+        capture, self.queue.execution.capture = self.queue.execution.capture, None
+        if capture is not None:
+            capture.uninstall()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join(1)
+        try:
+            self.queue.ledger.forget_worker(self.queue.owner)
+        except LedgerError as error:
+            logger.warning("this worker could not sign off: %s", error)
