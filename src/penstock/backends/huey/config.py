@@ -1,0 +1,16 @@
+"""``[engines.huey]``: what can be set about Huey."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class HueySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of Huey on SQLite."""
+
+    poll_s: float = 0.1
+    """The longest an idle worker thread sleeps before it looks again; Huey's own default is 10 s."""
+    first_poll_s: float = 0.005
+    """The first sleep of a thread that found nothing; grows by half up to ``poll_s``."""
+    busy_timeout_s: float = 30.0
+    cache_mb: int = 8
