@@ -48,7 +48,7 @@ _pool: ThreadPoolExecutor | None = None
 
 def _forget_after_fork() -> None:
     # A forked child has the objects but not their threads: a loop nobody runs would hang its first caller.
-    global _lock, _portal, _pool  # noqa: PLW0603 - one loop and one pool per process is the point
+    global _lock, _portal, _pool
     _lock, _portal, _pool = threading.Lock(), None, None
 
 

@@ -20,8 +20,8 @@ from penstock.handle import JobHandle
 from penstock.job.lifecycle import Transition
 from penstock.job.models import Intent, Job, JobQuery, Outcome, worker_id
 from penstock.ledger import open_ledger
-from penstock.options import JobOptions, intent
 from penstock.options import NAMES as OPTION_NAMES
+from penstock.options import JobOptions, intent
 from penstock.payload import encode_spec
 from penstock.sources.decorators import TASKS, BoundTask, Call, Task
 from penstock.sweeper import Sweeper
@@ -91,16 +91,12 @@ class JobQueue:
     # -- where a queue comes from -------------------------------------------------------------------------------
 
     @classmethod
-    def from_config(
-        cls, start: str | Path | None = None, *, file: str | Path | None = None, **flags: Any
-    ) -> JobQueue:
+    def from_config(cls, start: str | Path | None = None, *, file: str | Path | None = None, **flags: Any) -> JobQueue:
         """Open the queue of the project that ``start`` (default: the current folder) lies in.
 
         ``flags`` are the top-level settings that override everything else (``backend="..."``).
         """
-        loaded = settings_room.load(
-            Path(start) if start else None, file=Path(file) if file else None, flags=flags
-        )
+        loaded = settings_room.load(Path(start) if start else None, file=Path(file) if file else None, flags=flags)
         return cls(config=loaded.config, root=loaded.root)
 
     @classmethod
@@ -216,7 +212,9 @@ class JobQueue:
 
     # -- submitting ---------------------------------------------------------------------------------------------
 
-    def enqueue(self, task: Task[..., Any] | BoundTask[..., Any] | Call | str, /, *args: Any, **kwargs: Any) -> JobHandle:
+    def enqueue(
+        self, task: Task[..., Any] | BoundTask[..., Any] | Call | str, /, *args: Any, **kwargs: Any
+    ) -> JobHandle:
         """Submit one job and return its handle, whose ``outcome`` says whether it is new.
 
         ``task`` is a task, its name, or a `Call`. Keywords that are job options (see `JobOptions`: ``delay``,
@@ -260,7 +258,12 @@ class JobQueue:
         return pipeline_call(self.config, self.root, name, run_config, project=project, **kwargs)
 
     def command(
-        self, argv: Sequence[str], *, cwd: str | None = None, env: Mapping[str, str] | None = None, **options: Any
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        **options: Any,
     ) -> Call:
         """Return the call of a command: a list of arguments, never a shell line."""
         from penstock.runners.command import command_spec
@@ -312,9 +315,7 @@ class JobQueue:
             return []
         self.gateway.check(intents)
         submissions = self.ledger.insert(intents, grace_s=seconds(self.config.sweep.publish_grace))
-        messages = [
-            message_for(s.job) for s in submissions if s.outcome is Outcome.CREATED and s.job.publishes
-        ]
+        messages = [message_for(s.job) for s in submissions if s.outcome is Outcome.CREATED and s.job.publishes]
         if messages:
             try:
                 self.gateway.publish(messages)
@@ -391,7 +392,9 @@ class JobQueue:
 
     # The a-twins: each is its verb in a thread.
 
-    async def aenqueue(self, task: Task[..., Any] | BoundTask[..., Any] | Call | str, /, *args: Any, **kwargs: Any) -> JobHandle:
+    async def aenqueue(
+        self, task: Task[..., Any] | BoundTask[..., Any] | Call | str, /, *args: Any, **kwargs: Any
+    ) -> JobHandle:
         """`enqueue`, awaited."""
         return await in_thread(self.enqueue, task, *args, **kwargs)
 

@@ -20,7 +20,7 @@ from penstock.core.exceptions import InvalidJobError, LedgerError
 from penstock.heart import Heart, Owned
 from penstock.job import lifecycle
 from penstock.job.lifecycle import Reason, State, Transition
-from penstock.job.models import ErrorInfo, Job, Message, Report
+from penstock.job.models import ErrorInfo, Job, Message
 from penstock.run import JobInterrupted, Run, current_run
 from penstock.runners import runner_for
 from penstock.runners.errors import describe_error
@@ -210,9 +210,7 @@ class Execution:
         cause = owned.interrupt.cause
         if cause is not None and isinstance(error, JobInterrupted | asyncio.CancelledError):
             return Ended(how=cause)
-        return Ended(
-            how="raised", error=describe_error(error), retryable=getattr(error, "retryable", True)
-        )
+        return Ended(how="raised", error=describe_error(error), retryable=getattr(error, "retryable", True))
 
     # -- settle -------------------------------------------------------------------------------------------------
 
@@ -249,7 +247,10 @@ class Execution:
                 if applied is None and asked_again:
                     # The first reply was lost: final with my attempt means that it was me.
                     now = self._ledger.get(job.id)
-                    if now.attempt == job.attempt and now.state in (transition.to, transition.to_if_cancelled):
+                    if now.attempt == job.attempt and now.state in (
+                        transition.to,
+                        transition.to_if_cancelled,
+                    ):
                         return Applied(now.state)
                 return applied
             except LedgerError as error:

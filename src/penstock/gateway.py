@@ -42,9 +42,7 @@ class Gateway:
             settings = msgspec.convert(dict(engines.get(self.name, {})), found.settings_type, strict=False)
         except msgspec.ValidationError as error:
             raise ConfigError(f"[engines.{self.name}]: {error}") from None
-        context = BackendContext(
-            url=url, settings=settings, namespace=namespace, execute=execute, aexecute=aexecute
-        )
+        context = BackendContext(url=url, settings=settings, namespace=namespace, execute=execute, aexecute=aexecute)
         with self._told():
             self._backend = bridge.synchronous(found(context))
 
@@ -121,7 +119,11 @@ class Gateway:
 def message_for(job: Job) -> Message:
     """Make the message of a job's newest publish."""
     return Message(
-        id=f"{job.id}_{job.publishes}", job_ids=(job.id,), queue=job.queue, priority=job.priority, name=job.name
+        id=f"{job.id}_{job.publishes}",
+        job_ids=(job.id,),
+        queue=job.queue,
+        priority=job.priority,
+        name=job.name,
     )
 
 

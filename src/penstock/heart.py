@@ -116,7 +116,9 @@ class Heart:
 
     def _pause_s(self) -> float:
         now = time.monotonic()
-        deadlines = [o.deadline - now for o in list(self.owned.values()) if o.deadline is not None and not o.interrupt.cause]
+        deadlines = [
+            o.deadline - now for o in list(self.owned.values()) if o.deadline is not None and not o.interrupt.cause
+        ]
         return max(0.005, min([_LONGEST_WAIT_S, self._poll_s, self._beat_s / 2, *deadlines]))
 
     def _safely(self, verb: Callable[[list[Owned]], None], attempts: list[Owned]) -> None:

@@ -68,7 +68,13 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def intent(
-    config: Config, options: JobOptions, *, kind: str, name: str, spec: bytes, isolation: Isolation,
+    config: Config,
+    options: JobOptions,
+    *,
+    kind: str,
+    name: str,
+    spec: bytes,
+    isolation: Isolation,
     parent_id: str | None = None,
 ) -> Intent:
     """Make the job's intent: the options, and the project's defaults where they are silent.

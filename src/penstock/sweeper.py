@@ -1,5 +1,8 @@
-"""Looks the ledger over: what is due is published, what nobody claimed is published again, what lost its owner is
-rescued, what is old is purged. Any number of sweepers may run: the guards make the extra ones harmless."""
+"""Looks the ledger over, so that nothing waits for ever.
+
+What is due is published, what nobody claimed is published again, what lost its owner is rescued, what is old is purged.
+Any number of sweepers may run: the guards make the extra ones harmless.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +35,7 @@ _PURGE_BATCH = 500
 class Sweeper:
     """The four looks, each a method that can be called alone, and a thread that calls them in turn."""
 
-    def __init__(
-        self, ledger: Ledger, gateway: Gateway, config: Config, *, results: Callable[[], ResultStore]
-    ) -> None:
+    def __init__(self, ledger: Ledger, gateway: Gateway, config: Config, *, results: Callable[[], ResultStore]) -> None:
         self.counts: Counter[str] = Counter()
         self._ledger = ledger
         self._gateway = gateway
@@ -66,9 +67,7 @@ class Sweeper:
 
     def push(self, jobs: Sequence[Job]) -> int:
         """Publish these jobs, each if nobody else has since it was read; a push that fails is tried again later."""
-        transitions = [
-            lifecycle.publish(job, grace_s=self._grace_s, max_grace_s=self._max_grace_s) for job in jobs
-        ]
+        transitions = [lifecycle.publish(job, grace_s=self._grace_s, max_grace_s=self._max_grace_s) for job in jobs]
         applied = self._ledger.apply_many(transitions)
         elected = [answer.job for answer in applied if answer is not None and answer.job is not None]
         if not elected:

@@ -98,7 +98,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     lease: LeaseConfig = LeaseConfig()
     sweep: SweepConfig = SweepConfig()
     history: HistoryConfig = HistoryConfig()
-    engines: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - msgspec copies empty defaults
+    engines: dict[str, dict[str, Any]] = {}
     """``[engines.NAME]``: read by that backend's own Struct."""
 
 

@@ -50,9 +50,7 @@ class UnknownBackendError(ConfigError):
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
-        super().__init__(
-            f"no backend named {name!r}; known: {', '.join(known) or 'none'}.{did_you_mean(name, known)}"
-        )
+        super().__init__(f"no backend named {name!r}; known: {', '.join(known) or 'none'}.{did_you_mean(name, known)}")
         self.name = name
 
 
@@ -60,9 +58,7 @@ class BackendNotInstalledError(ConfigError, ImportError):
     """The backend is known, its engine is not installed."""
 
     def __init__(self, name: str, extra: str | None = None) -> None:
-        ConfigError.__init__(
-            self, f'backend {name!r} is not installed. Run: pip install "penstock[{extra or name}]"'
-        )
+        ConfigError.__init__(self, f'backend {name!r} is not installed. Run: pip install "penstock[{extra or name}]"')
 
 
 class InvalidJobError(PenstockError, ValueError):
@@ -74,8 +70,10 @@ class UnknownTaskError(InvalidJobError, LookupError):
 
     def __init__(self, name: str, known: Iterable[str], hint: str = "") -> None:
         known = sorted(known)
-        listed = f"known: {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}" if known else (
-            "no tasks are registered; name their modules or folders in `tasks` (or --tasks)"
+        listed = (
+            f"known: {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}"
+            if known
+            else ("no tasks are registered; name their modules or folders in `tasks` (or --tasks)")
         )
         super().__init__(f"no task named {name!r}; {listed}.{did_you_mean(name, known)}{hint}")
         self.name = name

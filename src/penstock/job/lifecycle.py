@@ -148,9 +148,7 @@ def beat(job_id: str, *, attempt: int, lease_s: float) -> Transition:
 
 def succeed(job_id: str, *, attempt: int, result: bytes | None = None) -> Transition:
     """T4: the body is done. A body that finished first has succeeded, cancel asked or not."""
-    return Transition(
-        event=Event.SUCCEED, job_id=job_id, to=State.SUCCEEDED, attempt=attempt, result=result
-    )
+    return Transition(event=Event.SUCCEED, job_id=job_id, to=State.SUCCEEDED, attempt=attempt, result=result)
 
 
 def fail(
@@ -168,21 +166,36 @@ def fail(
     errors = job.errors + 1
     if retryable and errors < job.max_attempts and job.backoff.retries(error):
         return Transition(
-            event=Event.RETRY, job_id=job.id, to=State.QUEUED, to_if_cancelled=State.CANCELLED,
-            attempt=job.attempt, error=error, reason=reason,
+            event=Event.RETRY,
+            job_id=job.id,
+            to=State.QUEUED,
+            to_if_cancelled=State.CANCELLED,
+            attempt=job.attempt,
+            error=error,
+            reason=reason,
             delay_s=job.backoff.delay_s(errors, rand),
         )
     return Transition(
-        event=Event.FAIL, job_id=job.id, to=State.FAILED, to_if_cancelled=State.CANCELLED,
-        attempt=job.attempt, error=error, reason=reason,
+        event=Event.FAIL,
+        job_id=job.id,
+        to=State.FAILED,
+        to_if_cancelled=State.CANCELLED,
+        attempt=job.attempt,
+        error=error,
+        reason=reason,
     )
 
 
 def release(job_id: str, *, attempt: int, delay_s: float = 0.0, note: str | None = None) -> Transition:
     """T6: the owner hands the job back unfinished (shutdown, task unknown here); no budget is spent."""
     return Transition(
-        event=Event.RELEASE, job_id=job_id, to=State.QUEUED, to_if_cancelled=State.CANCELLED,
-        attempt=attempt, delay_s=delay_s, note=note,
+        event=Event.RELEASE,
+        job_id=job_id,
+        to=State.QUEUED,
+        to_if_cancelled=State.CANCELLED,
+        attempt=attempt,
+        delay_s=delay_s,
+        note=note,
     )
 
 
@@ -193,9 +206,13 @@ def rescue(job: Job, *, error: ErrorInfo | None = None, by_parent: bool = False)
     """
     spent = job.crashes + 1 >= job.max_crashes
     return Transition(
-        event=Event.CRASH if by_parent else Event.RESCUE, job_id=job.id,
-        to=State.FAILED if spent else State.QUEUED, to_if_cancelled=State.CANCELLED,
-        attempt=job.attempt, reason=Reason.CRASH_LOOP if spent else None, error=error,
+        event=Event.CRASH if by_parent else Event.RESCUE,
+        job_id=job.id,
+        to=State.FAILED if spent else State.QUEUED,
+        to_if_cancelled=State.CANCELLED,
+        attempt=job.attempt,
+        reason=Reason.CRASH_LOOP if spent else None,
+        error=error,
     )
 
 
@@ -209,7 +226,10 @@ def publish(job: Job, *, grace_s: float, max_grace_s: float) -> Transition:
     if job.published_at is not None and job.publish_due_at is not None:
         wait_s = 2 * (job.publish_due_at - job.published_at).total_seconds()
     return Transition(
-        event=Event.PUBLISH, job_id=job.id, to=State.QUEUED, publishes=job.publishes,
+        event=Event.PUBLISH,
+        job_id=job.id,
+        to=State.QUEUED,
+        publishes=job.publishes,
         delay_s=min(max(wait_s, grace_s), max_grace_s),
     )
 
@@ -246,8 +266,16 @@ def shown_state(job: Job, now: datetime) -> str:
 
 
 SHOWN_STATES = (
-    "scheduled", "queued", "blocked", "running", "retrying", "cancelling", "overdue",
-    "succeeded", "failed", "cancelled",
+    "scheduled",
+    "queued",
+    "blocked",
+    "running",
+    "retrying",
+    "cancelling",
+    "overdue",
+    "succeeded",
+    "failed",
+    "cancelled",
 )
 
 

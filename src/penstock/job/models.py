@@ -81,9 +81,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
             raise ValueError(f"{value!r} is not a backoff; write '10s..10m' or '30s'") from None
         if base_s < 0 or cap_s < base_s:
             raise ValueError(f"backoff {value!r}: the waits must be positive and grow")
-        return cls(base_s=base_s, cap_s=cap_s) if dots else cls(
-            base_s=base_s, cap_s=base_s, factor=1.0, jitter=0.0
-        )
+        return cls(base_s=base_s, cap_s=cap_s) if dots else cls(base_s=base_s, cap_s=base_s, factor=1.0, jitter=0.0)
 
     def delay_s(self, errors: int, rand: Callable[[], float] = random.random) -> float:
         """Return the wait after the ``errors``-th error, in seconds."""
@@ -121,7 +119,7 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
     tick_key: str | None = None
     parent_id: str | None = None
     tags: tuple[str, ...] = ()
-    metadata: dict[str, str] = {}  # noqa: RUF012 - msgspec copies empty defaults
+    metadata: dict[str, str] = {}
 
 
 class Intent(_Asked, frozen=True, kw_only=True):

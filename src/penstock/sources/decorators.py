@@ -54,6 +54,7 @@ class Task(Generic[P, R]):
         self.__wrapped__ = fn
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function itself."""
         return self.fn(*args, **kwargs)
 
     def __repr__(self) -> str:

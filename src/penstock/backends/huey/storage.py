@@ -64,9 +64,7 @@ class QueueStorage(SqliteStorage):
     def put_messages(self, rows: Iterable[tuple[str, bytes, int, str]]) -> None:
         """Store (queue, data, priority, message id) rows in one transaction."""
         with self.db(commit=True) as cursor:
-            cursor.executemany(
-                "insert into task (queue, data, priority, message_id) values (?, ?, ?, ?)", rows
-            )
+            cursor.executemany("insert into task (queue, data, priority, message_id) values (?, ?, ?, ?)", rows)
 
     def withdraw(self, message_ids: Sequence[str]) -> int:
         """Delete waiting messages; return how many there were."""
