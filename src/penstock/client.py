@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from penstock.results import ResultStore
     from penstock.runners.isolation import ChildPool
     from penstock.worker import Worker
+
+
+logger = logging.getLogger("penstock")
 
 
 class PublishWarning(UserWarning):
@@ -208,7 +212,10 @@ class JobQueue:
 
     def _tell(self, job: Job, transition: Transition) -> None:
         for listener in self._listeners:
-            listener(job, transition)
+            try:
+                listener(job, transition)
+            except Exception:
+                logger.exception("a listener failed on job %s", job.id)
 
     # -- submitting ---------------------------------------------------------------------------------------------
 

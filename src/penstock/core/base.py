@@ -101,7 +101,10 @@ class Backend(_AnyBackend):
 
     @abstractmethod
     def stop(self) -> None:
-        """Make `work` take nothing new. Safe from any thread, also before `work` and more than once."""
+        """Make the `work` that is under way take nothing new and return; without one, nothing happens.
+
+        Safe from any thread, and more than once.
+        """
 
     @abstractmethod
     def close(self) -> None:

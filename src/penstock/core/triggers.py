@@ -1,4 +1,4 @@
-"""When a schedule fires: `Cron`, `Every`, `At`. Pure: an instant goes in, the next one comes out, both aware UTC.
+"""When a schedule fires: `Cron`, `Every`, `At`. Pure: an instant goes in, the next comes out, both aware UTC.
 
 Cron matches wall-clock time, so a change of clocks needs a rule (the one of Debian's cron):
 
@@ -6,9 +6,9 @@ Cron matches wall-clock time, so a change of clocks needs a rule (the one of Deb
   time that the clocks jump over fires at the end of the gap; a time that comes twice fires the first time.
 - All others (``0 * * * *``, ``*/15 * * * *``) fire at each real moment whose wall clock matches.
 
-cronsim finds the matching wall-clock times; the mapping to instants is done here because cronsim 2.8 answers a
-time in the past when asked from inside the second of two equal hours, fires twice on the day after one that does
-not exist (Apia, 30 December 2011), and misses times where clocks change by half an hour (Lord Howe).
+cronsim finds the matching wall-clock times; the mapping to instants is done here because cronsim 2.8 answers
+a time in the past when asked from inside the second of two equal hours, fires twice on the day after one that
+does not exist (Apia, 30 December 2011), and misses times where clocks change by half an hour (Lord Howe).
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Cron(msgspec.Struct, frozen=True, tag="cron"):
     """Fires at wall-clock times of an IANA zone.
 
     ``expr`` has five fields, or six with the seconds first, or is ``@hourly``, ``@daily``, ``@midnight``,
-    ``@weekly``, ``@monthly``, ``@yearly`` or ``@annually``. Raises ValueError on construction: a bad expression
-    (names the field), an unknown zone.
+    ``@weekly``, ``@monthly``, ``@yearly`` or ``@annually``. Raises ValueError on construction: a bad
+    expression (names the field), an unknown zone.
     """
 
     expr: str
@@ -76,7 +76,7 @@ class Cron(msgspec.Struct, frozen=True, tag="cron"):
 
 
 class Every(msgspec.Struct, frozen=True, tag="every"):
-    """Fires at ``anchor`` and every so many seconds of elapsed time after it: no drift, no effect of clock changes.
+    """Fires at ``anchor`` and then in steps of elapsed time: no drift, no effect of clock changes.
 
     Raises ValueError on construction: an interval under a millisecond, a naive anchor.
     """
@@ -170,8 +170,8 @@ def _check(expr: str) -> None:
     parts = text.split()
     if len(parts) not in (5, 6):
         raise ValueError(
-            f"cron {expr!r} has {len(parts)} fields; write five (minute hour day-of-month month day-of-week), "
-            "or six with the second first"
+            f"cron {expr!r} has {len(parts)} fields; write five "
+            "(minute hour day-of-month month day-of-week), or six with the second first"
         )
     try:
         sim = CronSim(text, _SOME_DATE)
@@ -218,8 +218,8 @@ def _once_a_day(expr: str, after: datetime, zone: tzinfo) -> Iterator[datetime]:
 def _each_match(expr: str, after: datetime, zone: tzinfo) -> Iterator[datetime]:
     """Yield each instant whose wall clock matches.
 
-    While the offset stays the same, wall time is plain arithmetic; each change of offset starts anew just before
-    itself, reckoned with the new offset.
+    While the offset stays the same, wall time is plain arithmetic; each change of offset starts anew just
+    before itself, reckoned with the new offset.
     """
     start, offset = after, _offset(zone, after)
     while True:
@@ -232,7 +232,7 @@ def _each_match(expr: str, after: datetime, zone: tzinfo) -> Iterator[datetime]:
             yield found
             start = found
         else:
-            start = change
+            start, offset = change - _SECOND, _offset(zone, change)
 
 
 def _offset(zone: tzinfo, instant: datetime) -> timedelta:

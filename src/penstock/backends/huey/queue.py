@@ -41,7 +41,6 @@ class HueyBackend(Backend):
         self._path = context.url.partition("://")[2].removeprefix("/")
         if not self._path:
             raise ConfigError("huey+sqlite needs a path: huey+sqlite:///queue.db")
-        self._stopped = threading.Event()
         self._consumer: Consumer | None = None
         self._lock = threading.Lock()
 
@@ -107,23 +106,17 @@ class HueyBackend(Backend):
             check_worker_health=True,
             health_check_interval=1,
         )
-        with self._lock:
-            self._consumer = consumer
-            if self._stopped.is_set():
-                consumer.stop_flag.set()
+        self._consumer = consumer
         consumer.start()
         order.on_ready()
         consumer.run_until_stopped()
-        with self._lock:
-            self._consumer = None
-            self._stopped.clear()
+        self._consumer = None
 
     def stop(self) -> None:
         """See `Backend.stop`."""
-        with self._lock:
-            self._stopped.set()
-            if self._consumer is not None:
-                self._consumer.stop_flag.set()
+        consumer = self._consumer
+        if consumer is not None:
+            consumer.stop_flag.set()
 
     def close(self) -> None:
         """See `Backend.close`."""

@@ -58,9 +58,9 @@ class InlineBackend(Backend):
 
     def work(self, order: WorkOrder) -> None:
         """Wait for `stop`."""
+        self._stopped.clear()
         order.on_ready()
         self._stopped.wait()
-        self._stopped.clear()
 
     def stop(self) -> None:
         """Make `work` return."""
