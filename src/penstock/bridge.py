@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
-from penstock.body import Interrupt
+from penstock.body import Cause, Interrupt
 from penstock.core.base import AsyncBackend, Backend, WorkOrder
 from penstock.core.capabilities import Capabilities
 from penstock.job.models import Message
@@ -84,7 +84,11 @@ def run_awaitable(awaitable: Awaitable[T], interrupt: Interrupt) -> T:
     async def body() -> T:
         task = asyncio.ensure_future(awaitable)
         loop = asyncio.get_running_loop()
-        interrupt.on_set(lambda _cause: loop.call_soon_threadsafe(task.cancel))
+
+        def stop(_cause: Cause) -> None:
+            loop.call_soon_threadsafe(task.cancel)
+
+        interrupt.on_set(stop)
         return await task
 
     return asyncio.run(body())

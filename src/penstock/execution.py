@@ -19,7 +19,7 @@ from penstock.core.config import Config, seconds
 from penstock.core.exceptions import InvalidJobError, LedgerError
 from penstock.heart import Heart, Owned
 from penstock.job import lifecycle
-from penstock.job.lifecycle import Reason, State, Transition
+from penstock.job.lifecycle import Reason, Transition
 from penstock.job.models import ErrorInfo, Job, Message
 from penstock.run import JobInterrupted, Run, current_run
 from penstock.runners import runner_for
@@ -166,6 +166,7 @@ class Execution:
                 value = bridge.run_awaitable(value, owned.interrupt)
             return self._returned(runner, job, value)
         finally:
+            run.close()
             current_run.reset(token)
 
     async def _abody(self, owned: Owned) -> Ended:
@@ -176,13 +177,17 @@ class Execution:
         loop = asyncio.get_running_loop()
         try:
             task = asyncio.ensure_future(runner.execute(job, run))
-            owned.interrupt.on_set(lambda _cause: loop.call_soon_threadsafe(task.cancel))
-            value = await asyncio.wait([task])
-            value = task.result()
-            return await bridge.in_thread(self._returned, runner, job, value)
+
+            def stop(_cause: Cause) -> None:
+                loop.call_soon_threadsafe(task.cancel)
+
+            owned.interrupt.on_set(stop)
+            await asyncio.wait([task])
+            return await bridge.in_thread(self._returned, runner, job, task.result())
         except BaseException as error:  # noqa: BLE001 - a body may raise anything
             return self._raised(owned, error)
         finally:
+            run.close()
             current_run.reset(token)
 
     def _begin(self, owned: Owned) -> Run:
@@ -227,10 +232,11 @@ class Execution:
         finally:
             del self.heart.owned[job.id]
             owned.interrupt.close()
+        if transition is None:
+            return
         if applied is None:
-            if transition is not None:
-                self.counts["stale"] += 1
-                logger.warning("job %s attempt %d is no longer ours; its end is not recorded", job.id, job.attempt)
+            self.counts["stale"] += 1
+            logger.warning("job %s attempt %d is no longer ours; its end is not recorded", job.id, job.attempt)
         else:
             self._changed(job, transition)
 
@@ -317,6 +323,3 @@ class _Stoppable:
             if self._interrupt.cause is not None:
                 # Take back what was thrown too late to be seen: it must not hit what this thread does next.
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread_id), None)
-
-
-__all__ = ["Execution", "State"]
