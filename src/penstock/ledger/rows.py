@@ -1,0 +1,121 @@
+"""Between the ledger's stored values and the Structs; what both ledgers agree on about a new row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from penstock.core.exceptions import did_you_mean
+from penstock.job.lifecycle import SHOWN_STATES, Event, State
+from penstock.job.models import ErrorInfo, HistoryEntry, Intent, Job, RetryPolicy
+
+COLUMNS: tuple[str, ...] = Job.__struct_fields__
+"""A job's row has a column for each field of `Job`, by the same name and in the same order."""
+
+UNTOLD = frozenset({Event.BEAT, Event.PUBLISH})
+"""Events that leave no history: there would be one every few seconds."""
+
+ANSWERED_WHOLE = frozenset({Event.CLAIM, Event.PUBLISH})
+"""Events whose writer needs the whole row."""
+
+_ASKED: tuple[str, ...] = tuple(f for f in Intent.__struct_fields__ if f not in ("at", "delay_s"))
+_INSTANTS = tuple(name for name in COLUMNS if name.endswith(("_at", "_until")))
+_LAST_INSTANT = 253_402_300_799.0  # the end of the year 9999: datetime knows no later one
+_DEFAULT_BACKOFF = RetryPolicy()
+_policy = msgspec.json.Decoder(RetryPolicy)
+_error = msgspec.json.Decoder(ErrorInfo)
+_tags = msgspec.json.Decoder(tuple[str, ...])
+_metadata = msgspec.json.Decoder(dict[str, str])
+
+
+def check_shown(states: Sequence[str]) -> None:
+    """Refuse a word that is no shown state. Raises ValueError; the message says which there are."""
+    for state in states:
+        if state not in SHOWN_STATES:
+            raise ValueError(
+                f"no state {state!r}; there are: {', '.join(SHOWN_STATES)}.{did_you_mean(state, SHOWN_STATES)}"
+            )
+
+
+def instant(seconds: float) -> datetime:
+    """Turn the ledger's seconds since 1970 into an aware instant."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def later(now: float, delay_s: float) -> float:
+    """Add a delay; one that would leave the calendar ends with it, so that the row stays readable."""
+    return min(now + delay_s, _LAST_INSTANT)
+
+
+def storable(text: str) -> str:
+    r"""Write half surrogates (bytes of a body's output that were no UTF-8) as ``\udcff``; no store takes them."""
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def storable_error(error: ErrorInfo) -> ErrorInfo:
+    """Do the same for what an exception says of itself."""
+    return msgspec.structs.replace(error, message=storable(error.message), traceback=storable(error.traceback))
+
+
+def queued(intent: Intent, *, now: float, grace_s: float) -> Job:
+    """Build the row that T1 inserts."""
+    due = later(now, intent.delay_s) if intent.at is None else intent.at.timestamp()
+    at = instant(now)
+    asked = {name: getattr(intent, name) for name in _ASKED}
+    if due > now:
+        due_at = instant(due)
+        return Job(**asked, state=State.QUEUED, created_at=at, scheduled_at=due_at, publish_due_at=due_at)
+    return Job(
+        **asked,
+        state=State.QUEUED,
+        created_at=at,
+        scheduled_at=at,
+        published_at=at,
+        publishes=1,
+        publish_due_at=instant(later(now, grace_s)),
+    )
+
+
+def enqueued(job: Job) -> HistoryEntry:
+    """Derive the first entry of a job's history from its row."""
+    return HistoryEntry(job_id=job.id, at=job.created_at, event=Event.ENQUEUE, start=None, to=State.QUEUED, attempt=0)
+
+
+def json_text(value: Any) -> str | None:
+    """Encode for a column that is NULL when there is nothing to tell."""
+    return msgspec.json.encode(value).decode() if value else None
+
+
+def error_text(error: ErrorInfo | None) -> str | None:
+    """Encode an error; ErrorInfo has no truth value of its own to go by."""
+    return None if error is None else msgspec.json.encode(storable_error(error)).decode()
+
+
+def error_of(text: str | None) -> ErrorInfo | None:
+    """Decode an error."""
+    return None if text is None else _error.decode(text)
+
+
+def backoff_text(backoff: RetryPolicy) -> str | None:
+    """Encode a policy; NULL is the default one."""
+    return None if backoff == _DEFAULT_BACKOFF else msgspec.json.encode(backoff).decode()
+
+
+def job_of(row: Sequence[Any]) -> Job:
+    """Decode a row of `COLUMNS`."""
+    values: dict[str, Any] = dict(zip(COLUMNS, row, strict=True))
+    for name in _INSTANTS:
+        seconds = values[name]
+        if seconds is not None:
+            values[name] = datetime.fromtimestamp(seconds, UTC)
+    values["state"] = State(values["state"])
+    values["backoff"] = _DEFAULT_BACKOFF if values["backoff"] is None else _policy.decode(values["backoff"])
+    values["tags"] = () if values["tags"] is None else _tags.decode(values["tags"])
+    values["metadata"] = {} if values["metadata"] is None else _metadata.decode(values["metadata"])
+    values["error"] = error_of(values["error"])
+    return Job(**values)

@@ -1,0 +1,173 @@
+"""The SQL that relational ledgers share: every guarded write is derived from `lifecycle.TRANSITIONS`.
+
+Instants are seconds since 1970, parameters are named; nothing here knows a driver.
+"""
+
+# ruff: noqa: S608 - statements are put together from our own constants; values travel as parameters
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from penstock.job.lifecycle import TRANSITIONS, Event, Guard, State
+from penstock.job.models import JobQuery
+from penstock.ledger.rows import ANSWERED_WHOLE, COLUMNS, UNTOLD, check_shown
+
+GUARD_SQL: Mapping[Guard, str] = {
+    Guard.DUE: "scheduled_at <= :now",
+    Guard.ADMITTED: "held IS NULL",
+    Guard.FENCE: "attempt = :attempt",
+    Guard.LEASE_OVER: "lease_until < :now",
+    Guard.CANCEL_ASKED: "cancel_requested_at IS NOT NULL",
+    Guard.SEEN: "publishes = :publishes",
+    Guard.OLD: "finished_at < :now - :older_than_s",
+}
+
+JOB = ", ".join(COLUMNS)
+
+SHOWN_SQL: Mapping[str, str] = {
+    "scheduled": "state = 'queued' AND held IS NULL AND note IS NULL AND scheduled_at > :now AND attempt = 0",
+    "queued": "state = 'queued' AND held IS NULL AND note IS NULL AND scheduled_at <= :now",
+    "blocked": "state = 'queued' AND (held IS NOT NULL OR note IS NOT NULL)",
+    "running": "state = 'running' AND cancel_requested_at IS NULL AND lease_until >= :now",
+    "retrying": "state = 'queued' AND held IS NULL AND note IS NULL AND scheduled_at > :now AND attempt > 0",
+    "cancelling": "state = 'running' AND cancel_requested_at IS NOT NULL",
+    "overdue": "state = 'running' AND cancel_requested_at IS NULL AND lease_until < :now",
+    # Only final rows have finished_at; saying so lets the partial indexes over them be used.
+    "succeeded": "state = 'succeeded' AND finished_at IS NOT NULL",
+    "failed": "state = 'failed' AND finished_at IS NOT NULL",
+    "cancelled": "state = 'cancelled' AND finished_at IS NOT NULL",
+}
+"""`lifecycle.shown_state` as conditions, of which exactly one holds for any row."""
+
+COUNTS = " UNION ALL ".join(
+    f"SELECT '{shown}', count(*) FROM jobs WHERE {condition}" for shown, condition in SHOWN_SQL.items()
+)
+
+
+def may_start(event: Event) -> str:
+    """Return the whole guard of an event: its start states and the guards of its rule."""
+    rule = TRANSITIONS[event]
+    states = ", ".join(f"'{state}'" for state in rule.start)
+    return " AND ".join([f"state IN ({states})", *(GUARD_SQL[guard] for guard in rule.guards)])
+
+
+def transition(event: Event, to: State, to_if_cancelled: State | None) -> str:
+    """Write the one statement of a transition; it answers the row if it was written.
+
+    Raises:
+        ValueError: the table knows no such step.
+    """
+    rule = TRANSITIONS[event]
+    for state in (to, to_if_cancelled):
+        if state is not None and state not in rule.to:
+            raise ValueError(f"{event} does not lead to {state}")
+    changes = _effects(event, to)
+    if to_if_cancelled is not None:
+        # Decided inside the write: a cancel that was asked for a moment ago still counts.
+        otherwise = _effects(event, to_if_cancelled)
+        changes = {
+            column: _choose(otherwise.get(column, column), changes.get(column, column))
+            for column in (changes | otherwise)
+        }
+    elif rule.start == (to,):
+        del changes["state"]  # it stays, and naming it would touch every partial index over it
+    if event not in UNTOLD:
+        changes |= {
+            "event": f"'{event}'",
+            "event_no": "event_no + 1",
+            "event_at": ":now",
+            "event_reason": ":reason",
+            "event_told_error": ":error IS NOT NULL",
+        }
+    assignments = ", ".join(f"{column} = {value}" for column, value in changes.items())
+    answer = JOB if event in ANSWERED_WHOLE else "state, cancel_requested_at IS NOT NULL"
+    return f"UPDATE jobs SET {assignments} WHERE id = :id AND {may_start(event)} RETURNING {answer}"
+
+
+def _choose(if_cancelled: str, otherwise: str) -> str:
+    if if_cancelled == otherwise:
+        return otherwise
+    return f"CASE WHEN cancel_requested_at IS NOT NULL THEN {if_cancelled} ELSE {otherwise} END"
+
+
+_CLAIMED = {
+    "attempt": "attempt + 1",
+    "owner": ":owner",
+    "lease_until": ":lease_until",
+    "started_at": ":now",
+    "note": "NULL",
+    "progress": "NULL",
+    "message": "NULL",
+    "nodes_done": "NULL",
+    "nodes_total": "NULL",
+}
+_ERRED = {"errors": "errors + 1", "error": ":error", "reason": ":reason"}
+_CRASHED = {"crashes": "crashes + 1", "error": "coalesce(:error, error)", "reason": ":reason"}
+_EFFECTS: Mapping[Event, Mapping[str, str]] = {
+    Event.CLAIM: _CLAIMED,
+    Event.BEAT: {"lease_until": ":lease_until"},
+    Event.SUCCEED: {"result": ":result", "reason": "NULL"},
+    Event.RETRY: _ERRED,
+    Event.FAIL: _ERRED,
+    Event.RELEASE: {},
+    Event.RESCUE: _CRASHED,
+    Event.CRASH: _CRASHED,
+    Event.PUBLISH: {"published_at": ":now", "publishes": "publishes + 1", "publish_due_at": ":due_at"},
+    Event.CANCEL: {},
+    Event.REQUEST_CANCEL: {"cancel_requested_at": "coalesce(cancel_requested_at, :now)"},
+    Event.STOP: {},
+}
+
+
+def _effects(event: Event, to: State) -> dict[str, str]:
+    # Owner and lease stay when a job leaves `running`: the guards carry the weight, and the last owner is worth
+    # showing.
+    changes = {"state": f"'{to}'", **_EFFECTS[event]}
+    if to is State.QUEUED and event is not Event.PUBLISH:
+        changes |= {"scheduled_at": ":due_at", "publish_due_at": ":due_at", "published_at": "NULL"}
+        if event is Event.RELEASE:
+            changes["note"] = ":note"
+    if to.final:
+        changes["finished_at"] = ":now"
+    if to is State.CANCELLED:
+        changes["reason"] = "NULL"
+    return changes
+
+
+def find(query: JobQuery) -> tuple[str, dict[str, Any]]:
+    """Write a listing, newest id first, and its parameters (``now`` is for the caller to add).
+
+    Raises:
+        ValueError: not a shown state; the message says which there are.
+    """
+    check_shown(query.states)
+    terms: list[str] = []
+    values: dict[str, Any] = {"limit": query.limit}
+    for field in ("queue", "kind", "key", "parent_id"):
+        value = getattr(query, field)
+        if value is not None:
+            terms.append(f"{field} = :{field}")
+            values[field] = value
+    if query.name is not None:
+        pattern = "*" in query.name or "?" in query.name
+        terms.append("name GLOB :name" if pattern else "name = :name")
+        values["name"] = query.name.replace("[", "[[]") if pattern else query.name
+    if query.id_prefix is not None:
+        terms.append("id >= :id_prefix AND id < :id_end")
+        values |= {"id_prefix": query.id_prefix, "id_end": query.id_prefix + "\U0010ffff"}
+    if query.before is not None:
+        terms.append("id < :before")
+        values["before"] = query.before
+    if query.since is not None:
+        terms.append("created_at >= :since")
+        values["since"] = query.since.timestamp()
+    if query.tag is not None:
+        terms.append("EXISTS (SELECT 1 FROM json_each(tags) WHERE value = :tag)")
+        values["tag"] = query.tag
+    # One ordered walk for each state, merged: `state IN (...)` would fetch and sort all of them.
+    parts = [" AND ".join([SHOWN_SQL[state], *terms]) for state in dict.fromkeys(query.states)]
+    parts = parts or [" AND ".join(terms) or "1"]
+    selects = " UNION ALL ".join(f"SELECT {JOB} FROM jobs WHERE {part}" for part in parts)
+    return f"{selects} ORDER BY id DESC LIMIT :limit", values

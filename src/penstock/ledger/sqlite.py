@@ -1,0 +1,404 @@
+"""The ledger in a SQLite file: for any number of processes on one host."""
+
+# ruff: noqa: S608 - statements are put together from our own constants; values travel as parameters
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from penstock.core.base import Applied, Ledger
+from penstock.core.exceptions import InvalidJobError, JobNotFoundError, LedgerError
+from penstock.job.lifecycle import TRANSITIONS, Event, State, Transition
+from penstock.job.models import (
+    HistoryEntry,
+    Intent,
+    Job,
+    JobQuery,
+    LogLine,
+    NodeRun,
+    Outcome,
+    Progress,
+    Report,
+    Submission,
+    WorkerInfo,
+)
+from penstock.ledger import rows, sql
+from penstock.ledger.sqlite_file import SqliteFile
+
+_INSERT = """
+INSERT INTO jobs (id, kind, name, spec, queue, priority, isolation, timeout_s, max_attempts, max_crashes, backoff,
+    key, tick_key, parent_id, tags, metadata, state, created_at, scheduled_at, published_at, publishes, publish_due_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
+_HOLDER = (
+    " UNION ALL ".join(
+        f"SELECT {sql.JOB} FROM jobs WHERE {term}"
+        for term in ("id = :id", "tick_key = :tick_key", "key = :key AND state IN ('queued', 'running')")
+    )
+    + " LIMIT 1"
+)
+_GET = f"SELECT {sql.JOB} FROM jobs WHERE id = ?"
+_PUBLISHABLE = (
+    f"SELECT {sql.JOB} FROM jobs WHERE state = 'queued' AND held IS NULL AND publish_due_at <= ? "
+    "ORDER BY publish_due_at LIMIT ?"
+)
+_EXPIRED = f"SELECT {sql.JOB} FROM jobs WHERE state = 'running' AND lease_until < ? ORDER BY lease_until LIMIT ?"
+_CANCEL_REQUESTS = (
+    "SELECT id, attempt FROM jobs WHERE owner = ? AND state = 'running' AND cancel_requested_at IS NOT NULL ORDER BY id"
+)
+_BACKLOG = (
+    "SELECT (SELECT count(*) FROM jobs WHERE state = 'queued' AND scheduled_at <= :now{among}), "
+    "(SELECT count(*) FROM jobs WHERE state = 'running'{among})"
+)
+_AMONG = " AND queue IN (SELECT value FROM json_each(:queues))"
+# A report about a job that is gone finds no row to belong to.
+_LOG = (
+    "INSERT INTO logs (job, attempt, at, level, source, text, node) SELECT seq, ?, ?, ?, ?, ?, ? FROM jobs WHERE id = ?"
+)
+_NODE = """
+INSERT INTO nodes (job, attempt, name, no, state, started_at, elapsed_s, error)
+SELECT seq, :attempt, :name, (SELECT count(*) FROM nodes WHERE job = seq AND attempt = :attempt),
+    :state, :started_at, :elapsed_s, :error FROM jobs WHERE id = :id
+ON CONFLICT (job, attempt, name) DO UPDATE SET state = excluded.state, elapsed_s = excluded.elapsed_s,
+    error = excluded.error, started_at = coalesce(excluded.started_at, started_at)"""
+_PROGRESS = (
+    "UPDATE jobs SET progress = coalesce(?, progress), message = coalesce(?, message), "
+    "nodes_done = coalesce(?, nodes_done), nodes_total = coalesce(?, nodes_total) WHERE id = ? AND attempt = ?"
+)
+_HISTORY = (
+    "SELECT at, history.event, from_state, to_state, history.attempt, worker, history.reason, history.error "
+    "FROM jobs JOIN history ON job = seq WHERE id = ? ORDER BY no"
+)
+_LOGS = (
+    "SELECT logs.attempt, at, level, source, text, node, logs.seq FROM jobs JOIN logs ON job = jobs.seq "
+    "WHERE id = :id AND logs.seq > :after{of_attempt} ORDER BY logs.seq LIMIT :limit"
+)
+_NODES = (
+    "SELECT nodes.attempt, nodes.name, nodes.state, nodes.started_at, elapsed_s, nodes.error "
+    "FROM jobs JOIN nodes ON job = seq WHERE id = :id AND nodes.attempt = coalesce(:attempt, "
+    "(SELECT max(attempt) FROM nodes WHERE job = seq)) ORDER BY nodes.started_at IS NULL, nodes.started_at, no"
+)
+_TELL = (
+    "INSERT INTO workers (id, seen_at, info) VALUES (?, ?, ?) "
+    "ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at, info = excluded.info"
+)
+_PURGE_BATCH = 500  # jobs a transaction, so that nobody waits long for the write lock
+_WORKER_KEPT_S = 7 * 86_400.0
+_worker = msgspec.json.Decoder(WorkerInfo)
+
+
+class SqliteLedger(Ledger):
+    """See `Ledger`. WAL; every write is one autocommit statement or one BEGIN IMMEDIATE transaction."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        durability: str = "normal",
+        unsafe_network_fs: bool = False,
+        clock: Callable[[], float] = time.time,
+        busy_timeout_s: float = 30.0,
+    ) -> None:
+        self._clock = clock
+        self._file = SqliteFile(
+            path, durability=durability, unsafe_network_fs=unsafe_network_fs, busy_timeout_s=busy_timeout_s
+        )
+        self._sql: dict[tuple[Event, State, State | None], str] = {}
+
+    def now(self) -> datetime:
+        """See `Ledger.now`."""
+        return rows.instant(self._clock())
+
+    # -- T1 to T12 ------------------------------------------------------------------------------------------------
+
+    def insert(self, intents: Sequence[Intent], *, grace_s: float) -> list[Submission]:
+        """See `Ledger.insert`."""
+
+        def work(connection: sqlite3.Connection) -> list[Submission]:
+            now = self._clock()
+            return [self._insert(connection, rows.queued(intent, now=now, grace_s=grace_s)) for intent in intents]
+
+        try:
+            return self._file.transaction(work)
+        except UnicodeEncodeError as error:
+            raise InvalidJobError(f"text that is not valid Unicode cannot be stored: {error}") from error
+
+    @staticmethod
+    def _insert(connection: sqlite3.Connection, job: Job) -> Submission:
+        values = (
+            job.id,
+            job.kind,
+            job.name,
+            job.spec,
+            job.queue,
+            job.priority,
+            job.isolation,
+            job.timeout_s,
+            job.max_attempts,
+            job.max_crashes,
+            rows.backoff_text(job.backoff),
+            job.key,
+            job.tick_key,
+            job.parent_id,
+            rows.json_text(job.tags),
+            rows.json_text(job.metadata),
+            "queued",
+            job.created_at.timestamp(),
+            job.scheduled_at.timestamp(),
+            job.published_at and job.published_at.timestamp(),
+            job.publishes,
+            job.publish_due_at and job.publish_due_at.timestamp(),
+        )
+        if connection.execute(_INSERT, values).rowcount == 1:
+            return Submission(job, Outcome.CREATED)
+        holder = connection.execute(_HOLDER, {"id": job.id, "tick_key": job.tick_key, "key": job.key}).fetchone()
+        if holder is None:
+            raise LedgerError(f"job {job.id} was refused, and no job that stands in its way is there")
+        return Submission(rows.job_of(holder), Outcome.KEPT)
+
+    def apply(self, transition: Transition) -> Applied | None:
+        """See `Ledger.apply`."""
+        found = self._file.write(lambda connection: self._step(connection, transition))
+        return self._answer(transition, found)
+
+    def apply_many(self, transitions: Sequence[Transition]) -> list[Applied | None]:
+        """See `Ledger.apply_many`."""
+        found = self._file.transaction(
+            lambda connection: [self._step(connection, transition) for transition in transitions]
+        )
+        return [self._answer(*pair) for pair in zip(transitions, found, strict=True)]
+
+    def _step(self, connection: sqlite3.Connection, transition: Transition) -> list[tuple[Any, ...]]:
+        key = (transition.event, transition.to, transition.to_if_cancelled)
+        statement = self._sql.get(key)
+        if statement is None:
+            statement = self._sql[key] = sql.transition(*key)
+        now = self._clock()
+        lease_s = transition.lease_s
+        # All rows are fetched: an UPDATE with RETURNING commits at its end, not at its first row.
+        return connection.execute(
+            statement,
+            {
+                "id": transition.job_id,
+                "now": now,
+                "attempt": transition.attempt,
+                "publishes": transition.publishes,
+                "owner": transition.owner,
+                "lease_until": None if lease_s is None else rows.later(now, lease_s),
+                "due_at": rows.later(now, transition.delay_s),
+                "reason": transition.reason,
+                "error": rows.error_text(transition.error),
+                "result": transition.result,
+                "note": transition.note,
+            },
+        ).fetchall()
+
+    @staticmethod
+    def _answer(transition: Transition, found: list[tuple[Any, ...]]) -> Applied | None:
+        if not found:
+            return None
+        if transition.event in rows.ANSWERED_WHOLE:
+            job = rows.job_of(found[0])
+            return Applied(job.state, job.cancel_requested_at is not None, job)
+        state, cancel_requested = found[0]
+        return Applied(State(state), bool(cancel_requested))
+
+    def purge(self, state: State, *, older_than_s: float, limit: int) -> list[str]:
+        """See `Ledger.purge`."""
+        if state not in TRANSITIONS[Event.PURGE].start:
+            return []
+        statement = (
+            "DELETE FROM jobs WHERE seq IN (SELECT seq FROM jobs WHERE state = :state "
+            f"AND {sql.may_start(Event.PURGE)} ORDER BY finished_at LIMIT :limit) RETURNING id"
+        )
+        gone: list[str] = []
+        while len(gone) < limit:
+            wanted = min(_PURGE_BATCH, limit - len(gone))
+            values = {"state": state.value, "now": self._clock(), "older_than_s": older_than_s, "limit": wanted}
+            batch = self._file.write(lambda c, values=values: c.execute(statement, values).fetchall())
+            gone.extend(job_id for (job_id,) in batch)
+            if len(batch) < wanted:
+                break
+        return gone
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def _rows(self, statement: str, values: Any = ()) -> list[tuple[Any, ...]]:
+        return self._file.read(lambda connection: connection.execute(statement, values).fetchall())
+
+    def _jobs(self, statement: str, values: Any) -> list[Job]:
+        return [rows.job_of(row) for row in self._rows(statement, values)]
+
+    def get(self, job_id: str) -> Job:
+        """See `Ledger.get`."""
+        for job in self._jobs(_GET, (job_id,)):
+            return job
+        raise JobNotFoundError(job_id)
+
+    def find(self, query: JobQuery) -> list[Job]:
+        """See `Ledger.find`."""
+        statement, values = sql.find(query)
+        return self._jobs(statement, {**values, "now": self._clock()})
+
+    def counts(self) -> dict[str, int]:
+        """See `Ledger.counts`."""
+        return {state: count for state, count in self._rows(sql.COUNTS, {"now": self._clock()}) if count}
+
+    def backlog(self, queues: Sequence[str] = ()) -> tuple[int, int]:
+        """See `Ledger.backlog`."""
+        statement = _BACKLOG.format(among=_AMONG if queues else "")
+        values = {"now": self._clock(), "queues": msgspec.json.encode(list(queues)).decode()}
+        ((due, running),) = self._rows(statement, values)
+        return due, running
+
+    def publishable(self, limit: int) -> list[Job]:
+        """See `Ledger.publishable`."""
+        return self._jobs(_PUBLISHABLE, (self._clock(), limit))
+
+    def expired(self, limit: int) -> list[Job]:
+        """See `Ledger.expired`."""
+        return self._jobs(_EXPIRED, (self._clock(), limit))
+
+    def cancel_requests(self, owner: str) -> list[tuple[str, int]]:
+        """See `Ledger.cancel_requests`."""
+        return [(job_id, attempt) for job_id, attempt in self._rows(_CANCEL_REQUESTS, (owner,))]
+
+    # -- what belongs to a job ------------------------------------------------------------------------------------
+
+    def report(self, reports: Sequence[Report]) -> None:
+        """See `Ledger.report`."""
+        logs = [
+            (
+                r.attempt,
+                r.at.timestamp(),
+                r.level,
+                rows.storable(r.source),
+                rows.storable(r.text),
+                None if r.node is None else rows.storable(r.node),
+                r.job_id,
+            )
+            for r in reports
+            if isinstance(r, LogLine)
+        ]
+        nodes = [
+            {
+                "id": r.job_id,
+                "attempt": r.attempt,
+                "name": rows.storable(r.name),
+                "state": r.state,
+                "started_at": None if r.started_at is None else r.started_at.timestamp(),
+                "elapsed_s": r.elapsed_s,
+                "error": None if r.error is None else rows.storable(r.error),
+            }
+            for r in reports
+            if isinstance(r, NodeRun)
+        ]
+        progress = [
+            (
+                r.progress,
+                None if r.message is None else rows.storable(r.message),
+                r.nodes_done,
+                r.nodes_total,
+                r.job_id,
+                r.attempt,
+            )
+            for r in reports
+            if isinstance(r, Progress)
+        ]
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.executemany(_LOG, logs)
+            connection.executemany(_NODE, nodes)
+            connection.executemany(_PROGRESS, progress)
+
+        if reports:
+            self._file.transaction(work)
+
+    def history(self, job_id: str) -> list[HistoryEntry]:
+        """See `Ledger.history`."""
+        try:
+            entries = [rows.enqueued(self.get(job_id))]
+        except JobNotFoundError:
+            return []
+        for at, event, start, to, attempt, worker, reason, error in self._rows(_HISTORY, (job_id,)):
+            entries.append(
+                HistoryEntry(
+                    job_id=job_id,
+                    at=rows.instant(at),
+                    event=Event(event),
+                    start=State(start),
+                    to=State(to),
+                    attempt=attempt,
+                    worker=worker,
+                    reason=reason,
+                    error=rows.error_of(error),
+                )
+            )
+        return entries
+
+    def logs(
+        self, job_id: str, *, attempt: int | None = None, after_seq: int = 0, limit: int = 10_000
+    ) -> list[LogLine]:
+        """See `Ledger.logs`."""
+        statement = _LOGS.format(of_attempt="" if attempt is None else " AND logs.attempt = :attempt")
+        values = {"id": job_id, "attempt": attempt, "after": after_seq, "limit": limit}
+        return [
+            LogLine(
+                job_id=job_id,
+                attempt=of,
+                at=rows.instant(at),
+                level=level,
+                source=source,
+                text=text,
+                node=node,
+                seq=seq,
+            )
+            for of, at, level, source, text, node, seq in self._rows(statement, values)
+        ]
+
+    def nodes(self, job_id: str, *, attempt: int | None = None) -> list[NodeRun]:
+        """See `Ledger.nodes`."""
+        return [
+            NodeRun(
+                job_id=job_id,
+                attempt=of,
+                name=name,
+                state=state,
+                started_at=None if started is None else rows.instant(started),
+                elapsed_s=elapsed_s,
+                error=error,
+            )
+            for of, name, state, started, elapsed_s, error in self._rows(_NODES, {"id": job_id, "attempt": attempt})
+        ]
+
+    # -- workers --------------------------------------------------------------------------------------------------
+
+    def tell_worker(self, worker: WorkerInfo) -> None:
+        """See `Ledger.tell_worker`."""
+        now = self._clock()
+        info = msgspec.json.encode(msgspec.structs.replace(worker, seen_at=rows.instant(now))).decode()
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(_TELL, (worker.id, now, info))
+            # Killed workers never strike themselves off.
+            connection.execute("DELETE FROM workers WHERE seen_at < ?", (now - _WORKER_KEPT_S,))
+
+        self._file.transaction(work)
+
+    def forget_worker(self, worker: str) -> None:
+        """See `Ledger.forget_worker`."""
+        self._file.write(lambda connection: connection.execute("DELETE FROM workers WHERE id = ?", (worker,)))
+
+    def workers(self, *, seen_within_s: float = 60.0) -> list[WorkerInfo]:
+        """See `Ledger.workers`."""
+        statement = "SELECT info FROM workers WHERE seen_at >= ? ORDER BY id"
+        return [_worker.decode(info) for (info,) in self._rows(statement, (self._clock() - seen_within_s,))]
+
+    def close(self) -> None:
+        """See `Ledger.close`."""
+        self._file.close()

@@ -1,0 +1,268 @@
+"""The file of a SQLite ledger: where it may lie, its connections, its errors in our words."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from penstock.core.exceptions import ConfigError, LedgerError, LedgerUnavailableError
+from penstock.ledger import sqlite_schema
+
+T = TypeVar("T")
+
+_IDLE_READERS = 4
+_BUSY_TRIES = 3
+_UNAVAILABLE = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_AUTH,
+    }
+)
+_NETWORK = frozenset(
+    {
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "ncpfs",
+        "9p",
+        "afs",
+        "ceph",
+        "glusterfs",
+        "lustre",
+        "fuse",
+        "fuseblk",
+    }
+)
+
+
+def network_file_system(path: Path, mounts: str) -> str | None:
+    """Name the network (or FUSE) file system that ``path`` lies on, going by the text of ``/proc/mounts``."""
+    best, kind = -1, ""
+    for line in mounts.splitlines():
+        fields = line.split(" ")
+        if len(fields) < 3:
+            continue
+        # The kernel writes a blank in a mount point as \040.
+        point = fields[1].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
+        # Of two mounts on one point the later hides the earlier.
+        if len(point) >= best and (path == Path(point) or Path(point) in path.parents):
+            best, kind = len(point), fields[2]
+    return kind if kind in _NETWORK or kind.startswith("fuse.") else None
+
+
+def _refuse_network_fs(path: Path) -> None:
+    try:
+        mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return  # not Linux: there is nothing to ask
+    kind = network_file_system(path, mounts)
+    if kind is not None:
+        raise ConfigError(
+            f"ledger {path} lies on a {kind} file system, where SQLite's write-ahead log can corrupt it; put it on "
+            "a local disk, or set unsafe_network_fs = true if only one host ever opens it"
+        )
+
+
+@contextmanager
+def _told(path: Path) -> Generator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary code
+        if code in _UNAVAILABLE:
+            hint = "is the disk full, is the file writable, does another program hold it?"
+            raise LedgerUnavailableError(f"ledger {path}: {error}; {hint}") from error
+        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            raise LedgerError(
+                f"ledger {path} is damaged or not a SQLite file ({error}); move it away, or bring back a copy"
+            ) from error
+        raise LedgerError(f"ledger {path}: {error}") from error
+
+
+class SqliteFile:
+    """One write connection behind a lock, a few read connections beside it (WAL: they never wait for a writer).
+
+    The lock hands the file from thread to thread within microseconds; with a connection for each thread they would
+    meet in SQLite's busy handler, which sleeps (see ``benchmarks`` for both). Between processes it has to serve.
+    Opens at once, and anew after a fork: a connection never crosses one.
+
+    Raises:
+        ConfigError: the file lies on a network file system, or this SQLite is too old.
+        LedgerUnavailableError: the file cannot be opened, made or written.
+        LedgerError: it is no ledger of ours.
+    """
+
+    def __init__(self, path: str, *, durability: str, unsafe_network_fs: bool, busy_timeout_s: float = 30.0) -> None:
+        if sqlite3.sqlite_version_info < (3, 35):  # RETURNING
+            raise ConfigError(f"SQLite {sqlite3.sqlite_version} is too old for a ledger; 3.35 is needed")
+        self.path = Path(os.path.realpath(path))  # fixed now: the working directory may change
+        if not unsafe_network_fs:
+            _refuse_network_fs(self.path)
+        self._synchronous = "FULL" if durability == "full" else "NORMAL"
+        self._busy_timeout_s = busy_timeout_s
+        self._closed = False
+        self._forget()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LedgerUnavailableError(
+                f"ledger {self.path}: its folder cannot be made ({error.strerror}); make it, or choose another path"
+            ) from error
+        if self.path.is_dir():
+            raise LedgerUnavailableError(f"ledger {self.path} is a folder; name a file in it, such as ledger.db")
+        with _told(self.path):
+            self._writer = self._open_writer()
+        _files.add(self)
+
+    def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Let ``work`` execute a single statement, which is a transaction by itself."""
+        with self._lock, _told(self.path):
+            return self._patiently(work)
+
+    def transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Let ``work`` execute statements, all or none of which are written.
+
+        Takes SQLite's write lock first: a transaction that reads and then wants to write may be refused at once,
+        whatever the busy timeout.
+        """
+
+        def whole(connection: sqlite3.Connection) -> T:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                answer = work(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            return answer
+
+        with self._lock, _told(self.path):
+            return self._patiently(whole)
+
+    def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Let ``work`` read, beside any writer."""
+        if self._closed:
+            raise LedgerError(f"ledger {self.path} is closed")
+        with _told(self.path):
+            try:
+                connection = self._readers.pop()
+            except IndexError:
+                connection = self._connect()
+                connection.execute("PRAGMA query_only = ON")
+            try:
+                return work(connection)
+            finally:
+                if self._closed or len(self._readers) >= _IDLE_READERS:
+                    self._let_go(connection)
+                else:
+                    self._readers.append(connection)
+
+    def close(self) -> None:
+        """Close every connection that is not at work; those close when their work is done."""
+        with self._lock:
+            self._closed = True
+            if self._writer is not None:
+                self._let_go(self._writer)
+                self._writer = None
+            while self._readers:
+                self._let_go(self._readers.pop())
+
+    def _patiently(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._closed:
+            raise LedgerError(f"ledger {self.path} is closed")
+        if self._writer is None:
+            self._writer = self._open_writer()
+        return self._while_busy(work, self._writer)
+
+    @staticmethod
+    def _while_busy(work: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
+        # SQLite's busy handler is not fair, and some steps (recovery, the change to WAL) do not ask it at all.
+        for left in reversed(range(_BUSY_TRIES)):
+            try:
+                return work(connection)
+            except sqlite3.OperationalError as error:
+                if not left or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+            time.sleep(random.uniform(0.01, 0.1))  # noqa: S311 - jitter, not a secret
+        raise AssertionError("unreachable")
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path,
+            timeout=self._busy_timeout_s,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
+        )
+        self._open.append(connection)
+        return connection
+
+    def _open_writer(self) -> sqlite3.Connection:
+        connection = self._connect()
+        try:
+            # Look before the first write: somebody else's file stays as it is.
+            sqlite_schema.check(connection, str(self.path))
+            self._while_busy(self._prepare, connection)
+        except BaseException:
+            self._let_go(connection)
+            raise
+        return connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise LedgerUnavailableError(
+                f"ledger {self.path}: SQLite cannot use a write-ahead log there (mode {mode}); use a local disk"
+            )
+        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+        connection.execute("PRAGMA foreign_keys = ON")
+        sqlite_schema.migrate(connection, str(self.path))
+
+    def _let_go(self, connection: sqlite3.Connection) -> None:
+        self._open.remove(connection)
+        connection.close()
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._open: list[sqlite3.Connection] = []
+        self._readers: list[sqlite3.Connection] = []
+        self._writer: sqlite3.Connection | None = None
+
+    def after_fork(self) -> None:
+        """Start anew in a forked child, and keep what the parent had open from ever being closed here.
+
+        Closing an inherited connection can break the parent's locks (sqlite.org/howtocorrupt.html, 2.6), and a
+        connection closes when its last reference goes; so the child holds one for good.
+        """
+        for connection in self._open:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+        self._forget()
+
+
+_files: weakref.WeakSet[SqliteFile] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for file in list(_files):
+        file.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
