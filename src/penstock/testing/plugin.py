@@ -1,0 +1,72 @@
+"""The pytest plugin: fixtures ``job_queue`` and ``job_worker`` for the tests of whoever uses penstock.
+
+It is loaded in every pytest run of every project that has penstock installed, so it imports nothing at the top.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from penstock.client import JobQueue
+    from penstock.worker import Worker
+
+_SUITE = "penstock.testing.conformance"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(parser: pytest.Parser, args: list[str]) -> None:
+    """Add the suite's own options, in the runs that name the suite: nobody else's options can clash with them.
+
+    A conftest cannot do it: pytest reads the options before it loads the conftest of a ``--pyargs`` package.
+    """
+    if any(_SUITE in arg.replace("/", ".") for arg in args):
+        from penstock.testing.harness import add_options
+
+        add_options(parser)
+
+
+@pytest.fixture
+def job_queue(tmp_path: Path) -> Iterator[JobQueue]:
+    """A `JobQueue` that runs each job within the enqueue call and forgets everything after the test.
+
+    It is also what ``task.enqueue(...)`` uses during the test.
+    """
+    from penstock.client import JobQueue
+    from penstock.core.config import Config
+
+    config = Config(backend="inline://", ledger="memory://", results=str(tmp_path / "results"))
+    with JobQueue(config=config, root=tmp_path) as queue:
+        JobQueue.set_default(queue)
+        try:
+            yield queue
+        finally:
+            JobQueue.set_default(None)
+
+
+@pytest.fixture
+def job_worker(tmp_path: Path) -> Iterator[Worker]:
+    """A `Worker` that runs in the background on the embedded backend; its ``queue`` takes the jobs.
+
+    Leases and sweeps are short, so that a lost job is back within seconds. ``task.enqueue(...)`` uses the same queue.
+    """
+    from penstock.client import JobQueue
+    from penstock.testing.harness import short_config
+
+    config = short_config(
+        backend=f"huey+sqlite:///{tmp_path / 'queue.db'}",
+        ledger=f"sqlite:///{tmp_path / 'ledger.db'}",
+        results=str(tmp_path / "results"),
+    )
+    with JobQueue(config=config, root=tmp_path) as queue:
+        JobQueue.set_default(queue)
+        try:
+            with queue.worker() as worker:
+                yield worker
+        finally:
+            JobQueue.set_default(None)
