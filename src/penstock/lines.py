@@ -69,6 +69,8 @@ class LineKeeper:
     def feed(self, source: str, text: str) -> None:
         """Take a piece of a stream; whole lines are kept at once, the rest when its line ends."""
         if "\n" not in text:
+            if not text:
+                return
             with self._lock:
                 held = self._partial.get(source, "") + text
                 if len(held) <= MAX_LINE_BYTES:

@@ -93,7 +93,7 @@ def plain_or_raise(value: Any) -> Any:
         return dump(mode="json")
     if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
         return value.item()
-    raise TypeError(f"a {describe(value)} is not plain data")
+    raise TypeError(f"{_a(describe(value))} is not plain data")
 
 
 def describe(value: Any) -> str:
@@ -122,6 +122,10 @@ def refuse_in_script() -> None:
             f"{runners.loading_script} submits jobs when it is imported; put that under "
             "`if __name__ == '__main__':`, because child processes import the script to find its tasks"
         )
+
+
+def _a(noun: str) -> str:
+    return f"an {noun}" if noun[0].lower() in "aeio" else f"a {noun}"
 
 
 def _builtin(builtin: type[Any], value: Any) -> Any:
@@ -168,12 +172,12 @@ def _check_rare(value: Any, path: str, depth: int) -> None:
     elif type(value).__module__.partition(".")[0] in _TABLES and getattr(value, "shape", None) != ():
         if not isinstance(value, datetime):
             raise PayloadError(
-                f"{path} is a {describe(value)}: store it first with queue.store(...) and pass the Ref, or pass a path"
+                f"{path} is {_a(describe(value))}: store it first with queue.store(...) and pass the Ref, or pass a path"
             )
     else:
         try:
             plain = plain_or_raise(value)
         except TypeError:
             hint = "pass the name of a task" if callable(value) else "pass plain data, or a path to it"
-            raise PayloadError(f"{path} is a {describe(value)}, not plain data; {hint}") from None
+            raise PayloadError(f"{path} is {_a(describe(value))}, not plain data; {hint}") from None
         plain_data_or_raise(plain, path, depth)

@@ -210,7 +210,7 @@ def _value(part: Any, what: str) -> Any:
             return load_ref(part)
         case _:
             raise ResultError(
-                f"{what} was not stored: it was a {part.kind} ({part.reason}); return plain data, a DataFrame, an "
+                f"{what} was not stored: {part.reason} ({part.kind}); return plain data, a DataFrame, an "
                 "array or bytes, or write a file and return its path"
             )
 
@@ -231,7 +231,6 @@ def _file_name(name: str) -> str:
     if len(quoted) > _NAME_MAX:
         quoted = f"{quoted[:_NAME_MAX]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
     return quoted or "result"
-
 
 
 __all__ = ["Dropped", "Inline", "Parts", "Ref", "ResultStore", "StoredResult", "load_ref"]

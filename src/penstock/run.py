@@ -20,7 +20,7 @@ _MESSAGE_MAX = 500
 _making = threading.Lock()
 
 
-class JobInterrupted(BaseException):  # noqa: N818 - not an error of the body: somebody asked it to stop
+class JobInterrupted(BaseException):
     """Raised inside a body that has to stop. ``cause`` says why, where that is known.
 
     A BaseException, so that ``except Exception`` in a body does not swallow it while ``finally`` still runs.
@@ -41,9 +41,7 @@ class Run:
     __slots__ = ("_emit", "_interrupt", "_keeper", "_message", "_progress", "_told", "attempt", "job_id", "name",
                  "own_process", "started_at")  # fmt: skip
 
-    def __init__(
-        self, job: Job, *, emit: Emit, interrupt: Interrupt | None = None, own_process: bool = False
-    ) -> None:
+    def __init__(self, job: Job, *, emit: Emit, interrupt: Interrupt | None = None, own_process: bool = False) -> None:
         self.job_id = job.id
         self.attempt = job.attempt
         """Counts from 1; a body that must not act twice looks at `idempotency_key` instead."""

@@ -12,6 +12,9 @@ import msgspec
 from penstock.core.capabilities import Capabilities
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from penstock.core.config import Config
     from penstock.job.lifecycle import State, Transition
     from penstock.job.models import (
         Attempt,
@@ -287,6 +290,12 @@ class Runner(ABC):
         May return an awaitable: the caller awaits it, on the engine's loop where there is one.
         """
 
+    def configure(self, config: Config, root: Path) -> None:
+        """Learn which project this process works for. Raises `ConfigError`."""
+
+    def prepare_child(self, setup: Mapping[str, Any]) -> None:
+        """In a new child process: load what `child_setup` names. What it raises fails the job that waits for it."""
+
     def missing(self, job: Job) -> str | None:
         """Say why this process cannot run the job (its task is unknown here), or None when it can."""
         return None
@@ -300,7 +309,11 @@ class Runner(ABC):
         return self.kind
 
     def child_setup(self, job: Job) -> Mapping[str, Any]:
-        """Return plain data from which the child prepares itself: working folder, modules to load."""
+        """Return plain data from which the child prepares itself. Read by the child process itself:
+
+        ``cwd`` (working folder), ``sys_path`` (put in front), ``env`` (added to the environment), ``watch`` (files and folders
+        whose change replaces the child). Everything else is for `prepare_child`.
+        """
         return {}
 
 

@@ -62,7 +62,9 @@ class BackendNotInstalledError(ConfigError, ImportError):
 
 
 class InvalidJobError(PenstockError, ValueError):
-    """The job was refused before anything was written."""
+    """The job was refused before anything was written; raised in a worker, it ends the job without another try."""
+
+    retryable = False
 
 
 class UnknownTaskError(InvalidJobError, LookupError):

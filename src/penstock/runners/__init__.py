@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from penstock.core.config import Config
 from penstock.core.exceptions import InvalidJobError, did_you_mean
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from penstock.core.base import Runner
+    from penstock.core.config import Config
 
 _HOMES = {"task": "task:TaskRunner", "command": "command:CommandRunner", "pipeline": "pipeline:PipelineRunner"}
 _made: dict[str, Runner] = {}
 
-config: Config = Config()
-"""The configuration of the queue whose jobs this process runs; see `configure`."""
-root: Path | None = None
+_project: tuple[Config, Path] | None = None
 
 loading_script: str | None = None
 """In a child process: the script that is being loaded to find its tasks."""
 
 
-def configure(chosen: Config, *, root: Path | None = None) -> None:
-    """Tell the runners of this process which project they work for."""
-    globals()["config"], globals()["root"] = chosen, root
+def configure(config: Config, *, root: Path) -> None:
+    """Tell the runners of this process which project they work for. Raises `ConfigError`."""
+    global _project  # noqa: PLW0603 - runners are per process, and so is what they know
+    _project = (config, root)
+    for runner in _made.values():
+        runner.configure(config, root)
 
 
 def runner_for(kind: str) -> Runner:
@@ -43,12 +45,15 @@ def runner_for(kind: str) -> Runner:
                 f"{did_you_mean(kind, kinds())}"
             )
         module, _, name = home.partition(":")
-        runner = _made[kind] = getattr(import_module(f"penstock.runners.{module}"), name)()
+        register(getattr(import_module(f"penstock.runners.{module}"), name)())
+        runner = _made[kind]
     return runner
 
 
 def register(runner: Runner) -> None:
     """Add a runner, or put it in the place of the one that has its kind."""
+    if _project is not None:
+        runner.configure(*_project)
     _made[runner.kind] = runner
 
 

@@ -6,6 +6,7 @@ import traceback
 from pathlib import Path
 
 from penstock.job.models import ErrorInfo
+from penstock.lines import printable
 
 _OURS = str(Path(__file__).parent.parent)
 _MESSAGE_MAX = 4_000
@@ -33,8 +34,8 @@ def describe_error(error: BaseException) -> ErrorInfo:
         text = f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
     return ErrorInfo(
         type=type(error).__name__,
-        message=message[:_MESSAGE_MAX],
-        traceback=text,
+        message=printable(message[:_MESSAGE_MAX]),
+        traceback=printable(text),
         bases=tuple(cls.__name__ for cls in type(error).__mro__[1:-1]),
         node=getattr(error, "penstock_node", None),
     )

@@ -1,0 +1,224 @@
+"""Programs as jobs: an argument list, never a shell line."""
+
+from __future__ import annotations
+
+import os
+import select
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+
+from penstock.core.base import Runner
+from penstock.core.exceptions import ArgumentsError, InvalidJobError, PenstockError
+from penstock.lines import printable
+
+if TYPE_CHECKING:
+    from penstock.job.models import Job
+    from penstock.run import Run
+
+OUTPUT_MAX_BYTES = 8 * 1024
+"""How much of the end of the output goes into the result, and into the error."""
+
+_LOOK_EVERY_S = 0.2
+_STRAGGLERS_S = 0.5
+"""How long the output of processes that outlive the program is still read."""
+_INLINE_GRACE_S = 5.0
+
+
+class CommandFailed(PenstockError):  # noqa: N818 - reads as what happened: "CommandFailed: exit status 3"
+    """The program ended with an exit status that is not 0, or by a signal."""
+
+
+class CommandNotFoundError(InvalidJobError):
+    """The program, or the folder it was to run in, is not there: no further try can help."""
+
+
+class CommandSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One call of a program. ``env`` is added to the worker's own environment."""
+
+    argv: tuple[str, ...]
+    cwd: str | None = None
+    env: dict[str, str] = {}
+
+
+def command_spec(argv: Sequence[str], *, cwd: str | None = None, env: Mapping[str, str] | None = None) -> CommandSpec:
+    """Check a call.
+
+    Raises:
+        ArgumentsError: ``argv`` is a string, or anything in the call is not text.
+    """
+    if isinstance(argv, str | bytes):
+        shown = argv if isinstance(argv, str) else argv.decode(errors="replace")
+        try:
+            hint = f" If it stands for {shlex.split(shown)!r}, pass that list (shlex.split makes one)."
+        except ValueError:
+            hint = ""
+        raise ArgumentsError(f"a command is a list of arguments, not a line for a shell: {shown!r}.{hint}")
+    words = tuple(os.fspath(word) for word in argv)
+    if not words or not words[0]:
+        raise ArgumentsError("a command needs at least the name of a program")
+    named = [(f"argument {index}", word) for index, word in enumerate(words)]
+    if cwd is not None:
+        named.append(("cwd", cwd := os.fspath(cwd)))
+    for name, value in (env or {}).items():
+        named += [(f"the name {name!r} in env", name), (f"env[{name!r}]", value)]
+        if not name or "=" in str(name):
+            raise ArgumentsError(f"{name!r} cannot be the name of an environment variable")
+    for what, value in named:
+        if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance] - users pass what they like
+            raise ArgumentsError(f"{what} of the command is {value!r}, not a str")
+        if "\0" in value:
+            raise ArgumentsError(f"{what} of the command holds a NUL character")
+    return CommandSpec(words, cwd, dict(env or {}))
+
+
+class CommandRunner(Runner):
+    """Runs `CommandSpec`; its output becomes log lines as it comes.
+
+    The value is ``{"exit_code": 0, "output": <the end of the output>}``.
+    """
+
+    kind: ClassVar[str] = "command"
+    spec_type: ClassVar[type[msgspec.Struct]] = CommandSpec
+
+    def execute(self, job: Job, run: Run) -> dict[str, Any]:
+        """See `Runner.execute`.
+
+        Raises:
+            CommandFailed: the exit status is not 0; with the end of the output.
+            CommandNotFoundError: the program or its folder is not there.
+        """
+        try:
+            spec = msgspec.json.decode(job.spec, type=CommandSpec)
+        except msgspec.DecodeError as error:
+            raise ArgumentsError(f"the command of job {job.id} cannot be read: {error}") from None
+        program = _Program(spec, run)
+        try:
+            status = program.watch()
+        except BaseException:
+            program.end()
+            raise
+        finally:
+            program.close()
+        output = program.output
+        if status != 0:
+            told = f":\n{output.rstrip()}" if output.strip() else ", without any output"
+            raise CommandFailed(f"{_status(status)}{told}")
+        return {"exit_code": status, "output": output}
+
+
+class _Program:
+    """A running program and its two pipes.
+
+    In a child process of ours it stays in that child's process group, which is killed as a whole from outside;
+    elsewhere it gets a group of its own.
+    """
+
+    def __init__(self, spec: CommandSpec, run: Run) -> None:
+        self._run = run
+        self._own_group = not run.own_process
+        self._tail = bytearray()
+        try:
+            self._process = subprocess.Popen(
+                spec.argv,
+                cwd=spec.cwd,
+                env={**os.environ, **spec.env},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                start_new_session=self._own_group,
+            )
+        except OSError as error:
+            if spec.cwd is not None and error.filename == spec.cwd:
+                raise CommandNotFoundError(f"cannot run in {spec.cwd}: {error.strerror}") from None
+            raise CommandNotFoundError(
+                f"cannot run {spec.argv[0]!r}: {error.strerror}; is it installed on this worker, and executable?"
+            ) from None
+        assert self._process.stdout is not None  # noqa: S101 - for the type checker: both are PIPE
+        assert self._process.stderr is not None  # noqa: S101
+        self._pipes = {
+            self._process.stdout.fileno(): ("stdout", self._process.stdout),
+            self._process.stderr.fileno(): ("stderr", self._process.stderr),
+        }
+
+    @property
+    def output(self) -> str:
+        return printable(bytes(self._tail[-OUTPUT_MAX_BYTES:]).decode("utf-8", "backslashreplace"))
+
+    def watch(self) -> int:
+        """Pass on the output until the program is gone; return its exit status."""
+        poll = select.poll()
+        open_fds = set(self._pipes)
+        for fd in open_fds:
+            poll.register(fd, select.POLLIN)
+        gone_at: float | None = None
+        while open_fds:
+            events = poll.poll(_LOOK_EVERY_S * 1000)
+            for fd, _ in events:
+                if not self._read(fd):
+                    poll.unregister(fd)
+                    open_fds.discard(fd)
+            if not self._run.own_process:
+                self._run.check()
+            if self._process.poll() is not None:
+                # Its descendants may hold the pipes open for ever.
+                gone_at = gone_at or time.monotonic()
+                if not events or time.monotonic() - gone_at > _STRAGGLERS_S:
+                    break
+        while self._process.returncode is None:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_LOOK_EVERY_S)
+            if not self._run.own_process:
+                self._run.check()
+        return self._process.returncode
+
+    def end(self) -> None:
+        """Give the program the time to end itself; what is left is killed."""
+        if self._own_group:
+            self._signal(signal.SIGTERM)
+        # In a child of ours the group has had its SIGTERM, and our parent kills us all when the grace is over.
+        until = time.monotonic() + _INLINE_GRACE_S if self._own_group else float("inf")
+        poll = select.poll()
+        for fd in self._pipes:
+            poll.register(fd, select.POLLIN)
+        while self._process.poll() is None and time.monotonic() < until:
+            for fd, _ in poll.poll(50):
+                if not self._read(fd):
+                    poll.unregister(fd)
+        if self._own_group:
+            self._signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Free the pipes. A program that still runs is not waited for: it is being killed."""
+        for _, pipe in self._pipes.values():
+            pipe.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(1)
+
+    def _read(self, fd: int) -> bool:
+        data = os.read(fd, 65_536)
+        if data:
+            self._tail += data
+            del self._tail[: -2 * OUTPUT_MAX_BYTES]
+            self._run.lines.feed_bytes(self._pipes[fd][0], data)
+        return bool(data)
+
+    def _signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+
+def _status(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"

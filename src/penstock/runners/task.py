@@ -1,0 +1,139 @@
+"""Python functions as jobs."""
+
+from __future__ import annotations
+
+import importlib
+import runpy
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+
+from penstock import runners
+from penstock.core.base import Runner
+from penstock.core.exceptions import ArgumentsError, UnknownTaskError
+from penstock.signatures import plan_of
+from penstock.sources.decorators import TASKS
+
+if TYPE_CHECKING:
+    from penstock.core.config import Config
+    from penstock.job.models import Job
+    from penstock.sources.decorators import Task
+
+SCRIPT_NAME = "__mp_main__"
+"""What a script is called in a child process: the name that multiprocessing gave it, so that ``__main__`` guards hold."""
+
+
+class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The arguments of a call; a parameter annotated `Run` is not among them."""
+
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+
+
+_decoder = msgspec.json.Decoder(TaskSpec)
+
+
+def task_spec(task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> TaskSpec:
+    """Check the arguments of a call against the function's signature and annotations.
+
+    Raises:
+        ArgumentsError: they do not fit; names the parameter.
+        PayloadError: one is not plain data; names it.
+    """
+    plan_of(task.fn, task.name, task.signature).check(args, kwargs)
+    return TaskSpec(list(args), dict(kwargs))
+
+
+class TaskRunner(Runner):
+    """Runs `TaskSpec`: restores the arguments to their declared types, loads refs, hands in the `Run`."""
+
+    kind: ClassVar[str] = "task"
+    spec_type: ClassVar[type[msgspec.Struct]] = TaskSpec
+
+    def __init__(self) -> None:
+        self._tasks: tuple[str, ...] = ()
+        self._root: Path | None = None
+        self._not_loaded = ""
+
+    def configure(self, config: Config, root: Path) -> None:
+        """See `Runner.configure`."""
+        self._tasks, self._root = config.tasks, root
+
+    def missing(self, job: Job) -> str | None:
+        """See `Runner.missing`."""
+        return None if job.name in TASKS else f"this worker knows no task {job.name!r}"
+
+    def is_async(self, job: Job) -> bool:
+        """See `Runner.is_async`."""
+        task = TASKS.get(job.name)
+        return task is not None and task.is_async
+
+    def execute(self, job: Job, run: Any) -> Any:
+        """See `Runner.execute`.
+
+        Raises:
+            UnknownTaskError: no such task here.
+            ArgumentsError: the stored arguments do not fit the function as it is now.
+        """
+        task = TASKS.get(job.name)
+        if task is None:
+            raise UnknownTaskError(job.name, TASKS, self._not_loaded)
+        try:
+            spec = _decoder.decode(job.spec)
+        except msgspec.DecodeError as error:
+            raise ArgumentsError(f"the arguments of job {job.id} cannot be read: {error}") from None
+        return plan_of(task.fn, task.name, task.signature).call(task.fn, spec.args, spec.kwargs, run)
+
+    def child_setup(self, job: Job) -> Mapping[str, Any]:
+        """See `Runner.child_setup`: the configured modules and folders, and where else this task stands."""
+        setup: dict[str, Any] = {"tasks": list(self._tasks), "root": str(self._root or Path.cwd())}
+        task = TASKS.get(job.name)
+        if task is None:
+            return setup
+        file = Path(task.source[0]).absolute()
+        module = task.fn.__module__
+        if module in ("__main__", SCRIPT_NAME):
+            setup["script"] = str(file)
+        elif not self._is_configured(file, module):
+            setup["module"] = module
+        setup["watch"] = [str(path) for path in (file, *self._folders())]
+        return setup
+
+    def prepare_child(self, setup: Mapping[str, Any]) -> None:
+        """See `Runner.prepare_child`."""
+        if setup.get("tasks"):
+            from penstock.sources.scan import load_tasks
+
+            loaded = load_tasks(setup["tasks"], root=Path(setup["root"]))
+            self._not_loaded = "".join(f" Not loaded: {e.file}: {e.type}: {e.message}" for e in loaded.errors)
+        if module := setup.get("module"):
+            importlib.import_module(module)
+        if script := setup.get("script"):
+            _load_script(script)
+
+    def _folders(self) -> list[Path]:
+        root = self._root or Path.cwd()
+        return [path for path in (root / name for name in self._tasks) if path.exists()]
+
+    def _is_configured(self, file: Path, module: str) -> bool:
+        return module in self._tasks or any(
+            file == path or file.is_relative_to(path) for path in (p.absolute() for p in self._folders())
+        )
+
+
+def _load_script(script: str) -> None:
+    runners.loading_script = script
+    try:
+        loaded = runpy.run_path(script, run_name=SCRIPT_NAME)
+    finally:
+        runners.loading_script = None
+    # Functions look their module up by its name, to resolve string annotations.
+    module = type(sys)(SCRIPT_NAME)
+    module.__dict__.update(loaded)
+    sys.modules[SCRIPT_NAME] = module
+
+
+__all__ = ["SCRIPT_NAME", "TaskRunner", "TaskSpec", "task_spec"]

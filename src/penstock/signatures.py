@@ -1,0 +1,214 @@
+"""A task's function as data: which arguments it takes, of which types, and where its `Run` goes."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any, cast
+
+import msgspec
+import msgspec.inspect
+
+from penstock.core.exceptions import ArgumentsError
+from penstock.job.models import Ref
+from penstock.payload import plain_data_or_raise, plain_or_raise
+from penstock.run import Run
+
+Convert = Callable[[Any], Any]
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_RUN_AS_TEXT = {"Run", "penstock.Run", "Run | None", "Optional[Run]", "penstock.Run | None"}
+"""A string annotation whose names exist only for type checkers cannot be resolved; this is what it may look like."""
+
+
+class Plan:
+    """How one function is called from stored arguments. Made once per function, see `plan_of`."""
+
+    __slots__ = ("_by_name", "_name", "_positional", "_rest", "_run_index", "_run_name", "_run_only", "_signature",
+                 "_var_keyword", "_var_positional")  # fmt: skip
+
+    def __init__(self, fn: Callable[..., Any], name: str, signature: inspect.Signature) -> None:
+        if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+            raise ArgumentsError(f"task {name} is a generator function, whose body a call does not run; return a list")
+        annotations = _annotations(fn, signature)
+        self._name = name
+        self._run_name: str | None = None
+        self._run_index = -1
+        self._run_only = False
+        self._by_name: dict[str, Convert] = {}
+        self._positional: list[Convert | None] = []
+        self._rest: Convert | None = None
+        self._var_positional = self._var_keyword = ""
+        taken: list[inspect.Parameter] = []
+        for parameter in signature.parameters.values():
+            annotation = annotations.get(parameter.name, parameter.annotation)
+            if self._run_name is None and _is_run(annotation):
+                self._run_name = parameter.name
+                self._run_index = len(self._positional) if parameter.kind in _POSITIONAL else -1
+                self._run_only = parameter.kind is inspect.Parameter.POSITIONAL_ONLY
+                continue
+            taken.append(parameter)
+            convert = _converter(annotation)
+            if parameter.kind in _POSITIONAL:
+                self._positional.append(convert)
+            elif parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+                self._var_positional, self._rest = parameter.name, convert
+            elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                self._var_keyword = parameter.name
+            if convert is not None:
+                self._by_name[parameter.name] = convert
+        self._signature = _reordered(signature, taken)
+
+    def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Raise `ArgumentsError` or `PayloadError`, naming the parameter, if the call cannot be made."""
+        if self._run_name in kwargs:
+            raise ArgumentsError(f"task {self._name}: {self._run_name!r} is handed in by the worker, not by the caller")
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise ArgumentsError(f"task {self._name}{self._signature}: {error}") from None
+        for name, value in bound.arguments.items():
+            if name == self._var_positional:
+                for index, item in enumerate(value):
+                    self._check_one(f"{name}[{index}]", item, self._rest)
+            elif name == self._var_keyword:
+                for key, item in value.items():
+                    self._check_one(key, item, self._by_name.get(name))
+            else:
+                self._check_one(name, value, self._by_name.get(name))
+
+    def call(self, fn: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], run: Any) -> Any:
+        """Call the function with stored arguments, restored to their types, refs loaded, the run put in its place."""
+        if args or kwargs:
+            args = [self._restore(index, value) for index, value in enumerate(args)]
+            kwargs = {key: self._restore(key, value) for key, value in kwargs.items()}
+        if self._run_name is None:
+            return fn(*args, **kwargs)
+        if self._run_index >= 0 and (self._run_only or len(args) > self._run_index):
+            while len(args) < self._run_index:  # positional only, with defaults in front of it
+                args.append(list(self._signature.parameters.values())[len(args)].default)
+            return fn(*args[: self._run_index], run, *args[self._run_index :], **kwargs)
+        kwargs[self._run_name] = run
+        return fn(*args, **kwargs)
+
+    def _check_one(self, name: str, value: Any, convert: Convert | None) -> None:
+        plain_data_or_raise(value, f"{self._name}.{name}")
+        if convert is not None and not isinstance(value, Ref):
+            try:
+                convert(msgspec.to_builtins(value, enc_hook=plain_or_raise, str_keys=True))
+            except (msgspec.ValidationError, ValueError, TypeError) as error:
+                raise ArgumentsError(f"task {self._name}: parameter {name!r}: {error}") from None
+
+    def _restore(self, place: int | str, value: Any) -> Any:
+        if isinstance(place, int):
+            convert = self._positional[place] if place < len(self._positional) else self._rest
+        else:
+            convert = self._by_name.get(place) or self._by_name.get(self._var_keyword)
+        if type(value) is dict and _is_ref(cast("dict[str, Any]", value)):
+            if convert is _as_ref:
+                return _as_ref(value)
+            from penstock.store import load_ref
+
+            return load_ref(_as_ref(value))
+        if convert is None:
+            return value
+        try:
+            return convert(value)
+        except (msgspec.ValidationError, ValueError, TypeError) as error:
+            name = place
+            if isinstance(place, int):
+                names = list(self._signature.parameters)
+                name = names[place] if place < len(self._positional) else f"{self._var_positional}[{place}]"
+            raise ArgumentsError(f"task {self._name}: parameter {name!r}: {error}") from None
+
+
+_plans: dict[Callable[..., Any], Plan] = {}
+
+
+def plan_of(fn: Callable[..., Any], name: str, signature: inspect.Signature) -> Plan:
+    """Return the plan of a function. Raises `ArgumentsError` for a generator function."""
+    plan = _plans.get(fn)
+    if plan is None:
+        plan = _plans[fn] = Plan(fn, name, signature)
+    return plan
+
+
+def _annotations(fn: Callable[..., Any], signature: inspect.Signature) -> dict[str, Any]:
+    """Return the resolved annotations; one that cannot be resolved stays as it is written."""
+    try:
+        return typing.get_type_hints(fn)
+    except Exception:  # noqa: BLE001 - an annotation may raise anything when it is evaluated
+        pass  # resolved one by one below
+    found: dict[str, Any] = {}
+    names = getattr(inspect.unwrap(fn), "__globals__", {})
+    for name, parameter in signature.parameters.items():
+        try:
+            single = types.SimpleNamespace(__annotations__={name: parameter.annotation})
+            found[name] = typing.get_type_hints(single, globalns=names)[name]
+        except Exception:  # noqa: BLE001 - as above
+            found[name] = parameter.annotation
+    return found
+
+
+def _is_run(annotation: Any) -> bool:
+    if isinstance(annotation, str):
+        return annotation.strip() in _RUN_AS_TEXT
+    return annotation is Run or Run in typing.get_args(annotation)
+
+
+def _reordered(signature: inspect.Signature, taken: list[inspect.Parameter]) -> inspect.Signature:
+    try:
+        return signature.replace(parameters=taken, return_annotation=inspect.Signature.empty)
+    except ValueError:  # a required parameter after one with a default that stood behind the run
+        return inspect.Signature(taken, __validate_parameters__=False)
+
+
+def _is_ref(value: dict[str, Any]) -> bool:
+    return value.get("type") == "ref" and "uri" in value and "sha256" in value
+
+
+def _as_ref(value: Any) -> Ref:
+    return value if isinstance(value, Ref) else msgspec.convert(value, Ref)
+
+
+def _converter(annotation: Any) -> Convert | None:
+    """Return what restores a JSON value to the annotated type; None where msgspec has no say."""
+    if annotation in (inspect.Parameter.empty, Any, object) or isinstance(annotation, str):
+        return None
+    if annotation is Ref:
+        return _as_ref
+    try:
+        info = msgspec.inspect.type_info(annotation)
+    except Exception:  # noqa: BLE001 - whatever msgspec cannot read is left alone
+        return None
+    if not _supported(info):
+        return None
+    return lambda value: msgspec.convert(value, annotation, strict=False, dec_hook=_decode_rare)
+
+
+def _supported(info: Any, depth: int = 0) -> bool:
+    if isinstance(info, msgspec.inspect.CustomType):
+        return _is_rare(info.cls)
+    if depth > 20:  # a type that holds itself
+        return True
+    if isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field):
+        fields = (getattr(info, name) for name in info.__struct_fields__ if name not in ("cls", "default"))
+        return all(_supported(field, depth + 1) for field in fields)
+    if isinstance(info, tuple):
+        return all(_supported(item, depth + 1) for item in cast("tuple[Any, ...]", info))
+    return True
+
+
+def _is_rare(cls: Any) -> bool:
+    return isinstance(cls, type) and (issubclass(cls, PurePath) or hasattr(cls, "model_validate"))
+
+
+def _decode_rare(cls: Any, value: Any) -> Any:
+    if issubclass(cls, PurePath):
+        if not isinstance(value, str):
+            raise ValueError(f"Expected a path as `str`, got `{type(value).__name__}`")  # noqa: TRY004 - msgspec's way
+        return Path(value) if cls is Path else cls(value)
+    return cls.model_validate(value)
