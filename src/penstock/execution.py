@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from penstock import bridge
 from penstock.body import Cause, Ended, Interrupt
 from penstock.capture import Capture
+from penstock.core.base import Applied
 from penstock.core.config import Config, seconds
 from penstock.core.exceptions import InvalidJobError, LedgerError
 from penstock.heart import Heart, Owned
@@ -24,9 +25,10 @@ from penstock.job.models import ErrorInfo, Job, Message
 from penstock.run import JobInterrupted, Run, current_run
 from penstock.runners import runner_for
 from penstock.runners.errors import describe_error
+from penstock.writer import Writer
 
 if TYPE_CHECKING:
-    from penstock.core.base import Applied, Ledger, Runner
+    from penstock.core.base import Ledger, Runner
     from penstock.results import ResultStore
     from penstock.runners.isolation import ChildPool
 
@@ -58,6 +60,7 @@ class Execution:
         """Set when the process has to go: what cannot finish is handed back."""
         self.heart = Heart(ledger, owner, config)
         self._ledger = ledger
+        self._writer = Writer(ledger)
         self._lease_s = seconds(config.lease.ttl)
         self._results = results
         self._children = children
@@ -114,7 +117,7 @@ class Execution:
     def _claim(self, job_id: str) -> Owned | None:
         sent = time.monotonic()
         try:
-            applied = self._ledger.apply(lifecycle.claim(job_id, owner=self.owner, lease_s=self._lease_s))
+            applied = self._writer.apply(lifecycle.claim(job_id, owner=self.owner, lease_s=self._lease_s))
         except LedgerError as error:
             # The message is gone then; the row is not, and the sweep publishes it again.
             logger.warning("could not claim job %s: %s", job_id, error)
@@ -220,52 +223,62 @@ class Execution:
     # -- settle -------------------------------------------------------------------------------------------------
 
     def _settle(self, owned: Owned, ended: Ended) -> None:
-        job = owned.job
+        """Tell the ledger how a body ended; under load the telling is shared, and this returns before it is done.
+
+        Until it is done the attempt stays owned: it keeps its lease, and a drain waits for it.
+        """
         self.counts[ended.how] += 1
         if owned.reports:
             self.heart.flush(owned)
-        transition = _transition(job, ended)
-        applied: Applied | None = None
-        try:
-            if transition is not None:
-                applied = self._write(job, transition)
-        finally:
-            del self.heart.owned[job.id]
-            owned.interrupt.close()
+        transition = _transition(owned.job, ended)
         if transition is None:
+            self._let_go(owned)
             return
+
+        def done(applied: Applied | None, error: Exception | None) -> None:
+            if error is not None:
+                logger.warning("could not record the end of job %s, trying again: %s", owned.job.id, error)
+                threading.Thread(target=self._settle_again, args=(owned, transition), daemon=True).start()
+            else:
+                self._settled(owned, transition, applied)
+
+        self._writer.submit(transition, done)
+
+    def _settle_again(self, owned: Owned, transition: Transition) -> None:
+        """Write a settlement whose reply was lost or never came, while the lease could still be ours."""
+        job = owned.job
+        until = time.monotonic() + self._lease_s
+        pause_s = 0.05
+        while time.monotonic() < until:
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 2.0)
+            try:
+                applied = self._ledger.apply(transition)
+                if applied is None:
+                    # Refused: final with my attempt means that it was me, and only the reply was lost.
+                    now = self._ledger.get(job.id)
+                    if now.attempt == job.attempt and now.state in (transition.to, transition.to_if_cancelled):
+                        applied = Applied(now.state)
+            except LedgerError as error:
+                logger.warning("could not record the end of job %s: %s", job.id, error)
+            else:
+                self._settled(owned, transition, applied)
+                return
+        self.counts["unsettled"] += 1
+        self._let_go(owned)
+
+    def _settled(self, owned: Owned, transition: Transition, applied: Applied | None) -> None:
+        self._let_go(owned)
+        job = owned.job
         if applied is None:
             self.counts["stale"] += 1
             logger.warning("job %s attempt %d is no longer ours; its end is not recorded", job.id, job.attempt)
         else:
             self._changed(job, transition)
 
-    def _write(self, job: Job, transition: Transition) -> Applied | None:
-        """Write the settlement, trying again while the lease could still be ours and the ledger does not answer."""
-        from penstock.core.base import Applied
-
-        until = time.monotonic() + self._lease_s
-        pause_s = 0.05
-        asked_again = False
-        while True:
-            try:
-                applied = self._ledger.apply(transition)
-                if applied is None and asked_again:
-                    # The first reply was lost: final with my attempt means that it was me.
-                    now = self._ledger.get(job.id)
-                    if now.attempt == job.attempt and now.state in (
-                        transition.to,
-                        transition.to_if_cancelled,
-                    ):
-                        return Applied(now.state)
-                return applied
-            except LedgerError as error:
-                if time.monotonic() > until:
-                    logger.warning("could not record the end of job %s: %s", job.id, error)
-                    return None
-                asked_again = True
-                time.sleep(pause_s)
-                pause_s = min(2 * pause_s, 2.0)
+    def _let_go(self, owned: Owned) -> None:
+        self.heart.owned.pop(owned.job.id, None)
+        owned.interrupt.close()
 
 
 def _transition(job: Job, ended: Ended) -> Transition | None:

