@@ -1,0 +1,63 @@
+# Two commands do everything on a fresh machine with Python 3.11 and a package index: make demo, make test.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+EXTRAS := hamilton,flowerpower
+
+.PHONY: help venv test unit check conformance docs demo bench lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
+
+venv: $(VENV)/.dev  ## a virtual environment with everything that developing needs
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "penstock needs Python 3.11 or newer: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+# Stamps: each is made once its packages are in, so that a set-up is done once and a broken one is done again.
+$(VENV)/.examples: $(BIN)/python pyproject.toml constraints/examples.txt
+	$(BIN)/python -m pip install -q -r constraints/examples.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml constraints/dev.txt
+	$(BIN)/python -m pip install -q -r constraints/dev.txt -e '.[$(EXTRAS)]'
+	@touch $@ $(VENV)/.examples
+
+test: $(VENV)/.dev  ## the whole suite
+	$(BIN)/python -m pytest -q $(ARGS)
+
+unit: $(VENV)/.dev  ## the quick part of the suite
+	$(BIN)/python -m pytest -q tests/unit -m 'not slow' $(ARGS)
+
+conformance: $(VENV)/.dev  ## unit and conformance tests: what may differ from one Python to another
+	$(BIN)/python -m pytest -q tests/unit src/penstock/testing/conformance $(ARGS)
+
+check: $(VENV)/.dev  ## format, lint, types, import floors, architecture, generated pages
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest -q tests/architecture
+	$(BIN)/python tools/docs.py --check
+
+docs: $(VENV)/.dev  ## write the generated pages again
+	$(BIN)/python tools/docs.py
+
+demo: $(VENV)/.examples  ## real FlowerPower pipelines as jobs
+	$(BIN)/python examples/flights/demo.py
+
+bench: $(VENV)/.dev  ## a table of speeds and sizes
+	$(BIN)/python benchmarks/run.py
+
+lock:  ## compile the constraints again; needs uv
+	for group in dev examples; do \
+	  uv pip compile pyproject.toml --extra hamilton --extra flowerpower --group $$group --universal \
+	    --python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-package penstock \
+	    --upgrade -q -o constraints/$$group.txt || exit 1; \
+	done
+
+clean:  ## remove what the targets above made
+	rm -rf .venv .venv-* build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,150 @@
+"""Write the pages that are made from the source; with ``--check`` only say whether they are as they should be."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import itertools
+import sys
+import textwrap
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from penstock import registry
+from penstock.core import capabilities
+from penstock.core.capabilities import FLAGS, Capabilities
+from penstock.core.hookspecs import GROUP
+from penstock.job import lifecycle
+from penstock.job.lifecycle import TRANSITIONS
+
+ROOT = Path(__file__).parents[1]
+MADE = "<!-- made by `make docs`: change the source it names, not this page -->"
+START, END = "<!-- capabilities: made by `make docs` -->", "<!-- end of capabilities -->"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _flag_texts() -> dict[str, str]:
+    """Read the docstrings below the fields of `Capabilities`, which Python itself forgets."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(Capabilities)))
+    body = tree.body[0].body  # type: ignore[attr-defined]
+    return {
+        field.target.id: text.value.value
+        for field, text in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
+
+
+def _transports() -> dict[str, Capabilities]:
+    """Return the capabilities of every transport of our own backends, by scheme."""
+    ours = sorted(p.name for p in entry_points(group=GROUP) if p.dist is not None and p.dist.name == "penstock")
+    return {
+        scheme: found.capabilities_of(scheme)
+        for name in ours
+        for found in [registry.backend_class(name)]
+        for scheme in found.schemes
+    }
+
+
+def capability_table() -> str:
+    """Draw what each transport can do."""
+    rows = [
+        [f"`{scheme}://`", *(str(getattr(found, flag)) for flag in FLAGS)] for scheme, found in _transports().items()
+    ]
+    return _table(["transport", *FLAGS], rows)
+
+
+def capabilities_page() -> str:
+    """Make ``dev_docs/capabilities.md``."""
+    support = inspect.getsource(capabilities.Support)
+    words = [
+        [f"`{line.split('=')[1].strip().strip(chr(34))}`", text.strip().strip('"')]
+        for line, text in zip(support.splitlines(), support.splitlines()[1:], strict=False)
+        if " = " in line
+    ]
+    flags = [[f"`{flag}`", " ".join(text.split())] for flag, text in _flag_texts().items()]
+    return "\n\n".join(
+        [
+            "# Capabilities",
+            MADE,
+            (
+                "What a transport can do, from the classes in `src/penstock/backends`. Each flag is read in one place, "
+                "`gateway.py`,\nand each has tests in the conformance suite that also say what holds where it is absent."
+            ),
+            capability_table(),
+            _table(["flag", "meaning"], flags),
+            _table(["value", "meaning"], words),
+        ]
+    )
+
+
+def lifecycle_page() -> str:
+    """Make ``dev_docs/lifecycle.md``."""
+    rows = [
+        [
+            rule.number,
+            event.value,
+            ", ".join(rule.start) or "–",
+            ", ".join(rule.to) or "gone",
+            ", ".join(rule.guards) or "–",
+            rule.who,
+        ]
+        for event, rule in TRANSITIONS.items()
+    ]
+    shown = ", ".join(f"`{state}`" for state in lifecycle.SHOWN_STATES)
+    return "\n\n".join(
+        [
+            "# The life of a job",
+            MADE,
+            (
+                "From `TRANSITIONS` in `src/penstock/job/lifecycle.py`, the one place where a next state is decided. A "
+                "transition is\nwritten only while its start state and all its guards hold, in one statement of the ledger."
+            ),
+            f"```mermaid\n{lifecycle.mermaid()}\n```",
+            _table(["number", "event", "from", "to", "guards", "who"], rows),
+            (
+                "Where a transition has more than one target, the job's row decides within the statement: `cancelled` "
+                "takes the place of\n`queued` or `failed` when a cancel was asked for, and `failed` that of `queued` when "
+                "the budget is spent."
+            ),
+            f"People are shown these states, of which the last three are final:\n\n{shown}",
+            "Those that are not stored are derived from times and requests when they are asked for (`shown_state`).",
+        ]
+    )
+
+
+def _readme(text: str) -> str:
+    before, _, rest = text.partition(START)
+    _, found, after = rest.partition(END)
+    if not found:
+        raise SystemExit(f"README.md lacks the markers {START} and {END}")
+    return f"{before}{START}\n\n{capability_table()}\n\n{END}{after}"
+
+
+def pages() -> dict[Path, str]:
+    """Return every generated page as it should be."""
+    readme = ROOT / "README.md"
+    return {
+        ROOT / "dev_docs" / "lifecycle.md": lifecycle_page() + "\n",
+        ROOT / "dev_docs" / "capabilities.md": capabilities_page() + "\n",
+        readme: _readme(readme.read_text()),
+    }
+
+
+def main() -> int:
+    """Write the pages, or compare them; 1 when one is out of date."""
+    stale = [path for path, text in pages().items() if not path.exists() or path.read_text() != text]
+    for path in stale:
+        if "--check" in sys.argv[1:]:
+            print(f"{path.relative_to(ROOT)} is out of date; run: make docs")
+        else:
+            path.write_text(pages()[path])
+            print(f"wrote {path.relative_to(ROOT)}")
+    return int("--check" in sys.argv[1:] and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
