@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,10 +18,10 @@ from penstock import settings as settings_room
 from penstock.bridge import in_thread
 from penstock.core.config import Config, seconds
 from penstock.core.exceptions import BackendError, InvalidJobError, JobNotFoundError
-from penstock.gateway import Gateway, message_for
+from penstock.gateway import DEFAULT_PRIORITY, Gateway, message_for
 from penstock.handle import JobHandle
 from penstock.job.lifecycle import Transition
-from penstock.job.models import Intent, Job, JobQuery, Outcome, worker_id
+from penstock.job.models import Intent, Job, JobQuery, Outcome, WorkerInfo, new_job_id, worker_id
 from penstock.ledger import open_ledger
 from penstock.options import NAMES as OPTION_NAMES
 from penstock.options import JobOptions, intent
@@ -28,6 +30,8 @@ from penstock.sources.decorators import TASKS, BoundTask, Call, Task
 from penstock.sweeper import Sweeper
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from penstock.core.base import Ledger
     from penstock.execution import Execution
     from penstock.results import ResultStore
@@ -38,8 +42,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger("penstock")
 
 
+_RETRY_POLL_S = 0.02
+
+
 class PublishWarning(UserWarning):
     """A job is recorded, but its message could not be handed to the engine; a sweep will publish it."""
+
+
+class TasksNotLoadedWarning(UserWarning):
+    """A file or module of `tasks` could not be loaded; ``traceback`` says where."""
+
+    def __init__(self, file: Any, error: str, traceback: str = "") -> None:
+        super().__init__(f"tasks not loaded: {file}: {error}")
+        self.file = str(file)
+        self.error = error
+        self.traceback = traceback
 
 
 class JobQueue:
@@ -83,6 +100,7 @@ class JobQueue:
         self._listeners: list[Callable[[Job, Transition], None]] = []
         self._closers: list[Callable[[], None]] = []
         self._loaded = False
+        self.load_failures: list[TasksNotLoadedWarning] = []
         self.gateway = Gateway(
             self.config.backend,
             engines=self.config.engines,
@@ -193,18 +211,41 @@ class JobQueue:
     def load_tasks(self) -> list[str]:
         """Load the configured modules and folders once; return what could not be loaded, as texts.
 
-        Each failure is also a warning: the other files' tasks work on.
+        Warns:
+            TasksNotLoadedWarning: for each failure; the other files' tasks work on.
         """
         if self._loaded or not self.config.tasks:
             return []
         from penstock.sources.scan import load_tasks
 
         self._loaded = True
-        loaded = load_tasks(self.config.tasks, root=self.root)
-        told = [f"{error.file}: {error.type}: {error.message}" for error in loaded.errors]
-        for text in told:
-            warnings.warn(f"tasks not loaded: {text}", stacklevel=2)
-        return told
+        self.load_failures = [
+            TasksNotLoadedWarning(error.file, f"{error.type}: {error.message}", getattr(error, "traceback", ""))
+            for error in load_tasks(self.config.tasks, root=self.root).errors
+        ]
+        for failure in self.load_failures:
+            warnings.warn(failure, stacklevel=2)
+        return [str(failure) for failure in self.load_failures]
+
+    def tasks(self) -> dict[str, Task[..., Any]]:
+        """Return the tasks that can be enqueued here, by name. Warns as `load_tasks` does."""
+        self.load_tasks()
+        return dict(TASKS)
+
+    def pipelines(self) -> dict[str, Path]:
+        """Return the pipelines of this queue's projects, each with its project's folder; nothing is imported.
+
+        Raises:
+            ConfigError: a project's folder does not exist, or its YAML cannot be read.
+        """
+        from penstock.sources.flowerpower import projects_of
+
+        found: dict[str, Path] = {}
+        for project in projects_of(self.config, self.root).values():
+            if project.kind == "flowerpower" or self.config.projects:
+                for name in project.pipelines():
+                    found.setdefault(name, project.root)
+        return found
 
     def on_change(self, listener: Callable[[Job, Transition], None]) -> None:
         """Call ``listener`` after each attempt that ended in this process."""
@@ -337,8 +378,6 @@ class JobQueue:
 
     def resubmit(self, job: Job) -> JobHandle:
         """Submit a job's input again as a new job; see `JobHandle.retry`."""
-        from penstock.job.models import new_job_id
-
         asked = {name: getattr(job, name) for name in Intent.__struct_fields__ if hasattr(job, name)}
         return self._submit([Intent(**{**asked, "id": new_job_id(), "parent_id": job.id, "tick_key": None})])[0]
 
@@ -369,7 +408,59 @@ class JobQueue:
         """Count jobs by shown state."""
         return self.ledger.counts()
 
+    def now(self) -> datetime:
+        """Return the ledger's time, aware UTC: what ages and delays of jobs are counted from."""
+        return self.ledger.now()
+
+    def workers(self, *, seen_within_s: float = 60.0) -> list[WorkerInfo]:
+        """List the workers that were seen lately."""
+        return self.ledger.workers(seen_within_s=seen_within_s)
+
     # -- working ------------------------------------------------------------------------------------------------
+
+    def run(self, call: Call, *, echo: bool = False) -> JobHandle:
+        """Submit a job and run it in this process, whatever the engine; return its handle when it is final.
+
+        Other jobs are left alone. A job that is kept (see ``key``) is returned as it is. An exception that comes
+        from outside, such as KeyboardInterrupt, cancels the job and goes on.
+
+        Args:
+            call: what to run; its ``at``, ``delay`` and ``priority`` are ignored.
+            echo: also write what the body writes to this process's stderr.
+        """
+        from penstock.capture import Capture
+
+        options = msgspec.structs.replace(
+            call.options, at=None, delay_s=None, priority=DEFAULT_PRIORITY, job_id=call.options.job_id or new_job_id()
+        )
+        given = Call(call.kind, call.name, call.spec, options)
+        done: Future[JobHandle] = Future()
+
+        def body() -> None:
+            try:
+                handle = here.enqueue(given)
+                while handle.outcome is Outcome.CREATED and not handle.refresh().state.final:
+                    if handle.job.scheduled_at <= here.now():
+                        here.sweeper.push([handle.job])
+                    time.sleep(_RETRY_POLL_S)
+                done.set_result(JobHandle(self, handle.job, handle.outcome))
+            except BaseException as error:  # noqa: BLE001 - raised again where somebody waits
+                done.set_exception(error)
+
+        with JobQueue("inline://", ledger=self.ledger, config=self.config, root=self.root) as here:
+            capture = here.execution.capture = Capture.install(echo=echo)
+            # In a thread of its own: an interrupt of the main thread must not look like an error of the body.
+            thread = threading.Thread(target=body, name="penstock-run", daemon=True)
+            thread.start()
+            try:
+                return done.result()
+            except BaseException:
+                if not done.done():
+                    self.job(str(options.job_id)).cancel()
+                    thread.join(2 * seconds(self.config.lease.cancel_grace))
+                raise
+            finally:
+                capture.uninstall()
 
     def worker(
         self,

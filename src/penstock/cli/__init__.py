@@ -1,0 +1,1 @@
+"""The command ``penstock``: a face over `penstock.client`, like every other."""

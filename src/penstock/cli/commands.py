@@ -1,0 +1,99 @@
+"""The table of commands, and the help page that is printed from it.
+
+`penstock --help` is answered from here alone: loading the argument parser takes longer than a shell user should
+wait for a list of words. A test compares this page with what the parser knows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """One command: ``target`` is imported when the command is used."""
+
+    name: str
+    target: str
+    group: str
+    help: str
+    usage: str = "[OPTIONS]"
+
+
+COMMANDS = (
+    Command(
+        "init",
+        "penstock.cli.starting:init",
+        "Start",
+        "Write a first config, a first task and its test",
+        "[DIR] [OPTIONS]",
+    ),
+    Command(
+        "enqueue",
+        "penstock.cli.submit:enqueue",
+        "Submit",
+        "Submit a task, a pipeline, or -- a command",
+        "NAME [KEY=VALUE...] [OPTIONS]  |  [OPTIONS] -- COMMAND [ARGS...]",
+    ),
+    Command(
+        "run",
+        "penstock.cli.submit:run",
+        "Submit",
+        "Run it here and now, recorded all the same",
+        "NAME [KEY=VALUE...] [OPTIONS]  |  [OPTIONS] -- COMMAND [ARGS...]",
+    ),
+    Command(
+        "retry", "penstock.cli.change:retry", "Submit", "Run final jobs again, with the same input", "REF... [OPTIONS]"
+    ),
+    Command(
+        "cancel", "penstock.cli.change:cancel", "Submit", "Cancel jobs, or stop those that run", "REF... [OPTIONS]"
+    ),
+    Command("worker", "penstock.cli.work:worker", "Work", "Work jobs off until told to stop", "[QUEUE...] [OPTIONS]"),
+    Command("jobs", "penstock.cli.lists:jobs", "Look", "List submitted jobs, newest first"),
+    Command("status", "penstock.cli.look:status", "Look", "Show one job: attempts, nodes, error", "REF [OPTIONS]"),
+    Command("result", "penstock.cli.look:result", "Look", "Print what a job returned", "REF [OPTIONS]"),
+    Command("logs", "penstock.cli.look:logs", "Look", "Print what a job wrote; -f follows", "REF [OPTIONS]"),
+    Command(
+        "tasks", "penstock.cli.lists:tasks", "Look", "List what can be run: tasks and pipelines", "[NAME] [OPTIONS]"
+    ),
+    Command("backends", "penstock.cli.setup:backends", "Setup", "List the engines and what each can do"),
+    Command("doctor", "penstock.cli.setup:doctor", "Setup", "Check config, ledger, engine, tasks, workers"),
+    Command("config show", "penstock.cli.setup:show_config", "Setup", "Print every setting with its origin"),
+)
+
+GLOBALS = (
+    ("--url, --backend URL", "The engine, such as saq+redis://localhost"),
+    ("--ledger URL", "Where jobs are recorded, such as sqlite:///ledger.db"),
+    ("--config FILE", "Read this file instead of looking for one"),
+    ("--project DIR", "Look for the configuration from this folder upwards"),
+    ("--json", "One JSON document, or JSON Lines for lists"),
+    ("-v, --verbose", "Say more; tracebacks; twice for debugging"),
+    ("-q, --quiet", "Say only what was asked for"),
+    ("--no-color", "No colours (also: NO_COLOR, or a pipe)"),
+    ("-h, --help", "What a command does and takes"),
+    ("--version", "Which version this is"),
+)
+
+REF = "REF is a job's id, a unique beginning of it, or a task's or pipeline's name for its latest job."
+
+
+def help_page(*, color: bool) -> str:
+    """Return the page that ``penstock --help`` prints."""
+
+    def bold(text: str) -> str:
+        return f"\x1b[1m{text}\x1b[0m" if color else text
+
+    def cyan(text: str) -> str:
+        return f"\x1b[36m{text}\x1b[0m" if color else text
+
+    lines = [
+        f"{bold('penstock')} runs data pipelines as durable jobs on the job queue you already have.",
+        "",
+        f"{bold('Usage:')} penstock COMMAND [OPTIONS]     (penstock COMMAND --help tells more)",
+    ]
+    for group in dict.fromkeys(command.group for command in COMMANDS):
+        lines += ["", bold(group)]
+        lines += [f"  {cyan(f'{c.name:<12}')} {c.help}" for c in COMMANDS if c.group == group]
+    lines += ["", bold("Everywhere")]
+    lines += [f"  {cyan(f'{option:<21}')} {told}" for option, told in GLOBALS]
+    lines += ["", REF]
+    return "\n".join(lines)

@@ -1,0 +1,144 @@
+"""What every command is given: the global options, the queue they name, and where to write."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from penstock.client import JobQueue, TasksNotLoadedWarning
+from penstock.settings import Settings, load
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from penstock.core.config import Config
+
+
+@dataclasses.dataclass(kw_only=True)
+class Session:
+    """One call of the command line."""
+
+    url: str | None = None
+    ledger: str | None = None
+    config: Path | None = None
+    project: Path | None = None
+    json: bool = False
+    verbose: int = 0
+    quiet: bool = False
+    no_color: bool = False
+    argv: tuple[str, ...] | None = None
+    """What stood behind ``--``; None where there was no ``--``."""
+    _queues: list[JobQueue] = dataclasses.field(default_factory=list[JobQueue])
+
+    # -- the project --------------------------------------------------------------------------------------------
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The configuration with its origins. Raises `ConfigError`."""
+        flags = {"backend": self.url, "ledger": self.ledger}
+        return load(
+            self.project, file=self.config, flags={name: value for name, value in flags.items() if value is not None}
+        )
+
+    def queue(self, *, tasks: Sequence[str] = (), config: Config | None = None) -> JobQueue:
+        """Open the queue; it is closed when the command ends."""
+        opened = JobQueue(config=config or self.settings.config, root=self.settings.root, tasks=tasks)
+        self._queues.append(opened)
+        return opened
+
+    def close(self) -> None:
+        """Close what was opened."""
+        while self._queues:
+            self._queues.pop().close()
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def console(self) -> Console:
+        """Data goes here: stdout."""
+        return self._console(sys.stdout)
+
+    @cached_property
+    def err(self) -> Console:
+        """Talk goes here: stderr."""
+        return self._console(sys.stderr)
+
+    def _console(self, stream: Any) -> Console:
+        from rich.console import Console
+
+        class QuietConsole(Console):
+            def on_broken_pipe(self) -> None:
+                raise BrokenPipeError
+
+        plain = self.no_color or "NO_COLOR" in os.environ or not stream.isatty()
+        return QuietConsole(file=stream, no_color=plain, highlight=False, soft_wrap=not stream.isatty(), emoji=False)
+
+    @property
+    def pretty(self) -> bool:
+        """Whether somebody looks at stdout: tables and colours, rather than tabs or JSON."""
+        return not self.json and sys.stdout.isatty()
+
+    def say(self, text: RenderableType) -> None:
+        """Tell the person at the terminal something that is no data; silent with ``-q`` and ``--json``."""
+        if not self.quiet and not self.json:
+            self.err.print(text)
+
+    def write(self, text: str) -> None:
+        """Write one line of data, as it is."""
+        sys.stdout.write(text + "\n")
+
+    def document(self, value: Any) -> None:
+        """Write one JSON document on one line."""
+        sys.stdout.write(msgspec.json.encode(value, enc_hook=_plain).decode() + "\n")
+
+    def rows(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Write a table for machines: a header line, tabs between the cells, no cell with a tab or line break."""
+        self.write("\t".join(header))
+        for row in rows:
+            self.write("\t".join(" ".join(cell.split()) if cell else "" for cell in row))
+
+    # -- what libraries say -------------------------------------------------------------------------------------
+
+    def listen(self) -> None:
+        """Send warnings and log records to stderr, one line each, as far as ``-v`` and ``-q`` let them through."""
+        level = logging.ERROR if self.quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(self.verbose, 2)]
+        logging.basicConfig(level=level, stream=sys.stderr, format="penstock: %(levelname)s: %(name)s: %(message)s")
+        logging.getLogger("penstock").setLevel(level)
+        shown = warnings.showwarning
+        warnings.simplefilter("always", TasksNotLoadedWarning)
+
+        def show(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
+            if isinstance(message, TasksNotLoadedWarning):
+                sys.stderr.write(f"penstock: error: {message}\n")
+                if message.traceback:
+                    sys.stderr.write(f"{message.traceback.rstrip()}\n")
+            elif issubclass(category, UserWarning):
+                if not self.quiet:
+                    sys.stderr.write(f"penstock: warning: {message}\n")
+            elif self.verbose:
+                shown(message, category, *place, **more)
+
+        warnings.showwarning = show
+
+
+def _plain(value: Any) -> Any:
+    """Make JSON of what a job may have returned beside plain data."""
+    if isinstance(value, Mapping):
+        return dict(value)  # type: ignore[reportUnknownArgumentType]
+    for name in ("to_dicts", "to_pylist"):  # polars, pyarrow
+        if hasattr(value, name):
+            return getattr(value, name)()
+    if hasattr(value, "to_json") and hasattr(value, "columns"):  # pandas
+        return msgspec.json.decode(value.to_json(orient="records", date_format="iso"))
+    if hasattr(value, "tolist"):  # numpy, pandas Series
+        return value.tolist()
+    return str(value)

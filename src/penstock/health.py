@@ -1,0 +1,215 @@
+"""What is wrong, and what to do about it: one check for each thing that a job needs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from penstock import __version__
+from penstock.core.capabilities import FLAGS
+from penstock.core.config import seconds
+from penstock.core.durations import format_duration
+from penstock.core.exceptions import BackendNotInstalledError, PenstockError, UnsupportedError
+from penstock.core.secrets import mask_url
+from penstock.job.models import new_job_id
+from penstock.registry import backend_class, backend_names
+from penstock.results import ResultStore
+
+if TYPE_CHECKING:
+    from penstock.client import JobQueue
+
+Level = Literal["ok", "warning", "error"]
+Area = Literal["about", "ledger", "engine", "results", "tasks", "workers"]
+
+_PACKAGES = ("msgspec", "huey", "fsspec", "flowerpower", "apache-hamilton", "pandas", "pyarrow")
+_SLOW_S = 0.25
+_CLOCK_MAX_S = 2.0
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of one check. ``hint`` says what to do; empty when there is nothing to do."""
+
+    area: Area
+    name: str
+    level: Level
+    told: str
+    hint: str = ""
+
+
+class BackendInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One transport of one backend, as the matrix of capabilities shows it."""
+
+    name: str
+    scheme: str
+    installed: bool
+    capabilities: dict[str, str]
+    hint: str = ""
+
+
+def backends() -> list[BackendInfo]:
+    """List every backend that an installed package offers, with the capabilities of each of its transports.
+
+    Imports the engines that are installed.
+    """
+    found: list[BackendInfo] = []
+    for name in backend_names():
+        try:
+            backend = backend_class(name)
+        except (BackendNotInstalledError, ImportError) as error:
+            found.append(BackendInfo(name=name, scheme=name, installed=False, capabilities={}, hint=str(error)))
+            continue
+        for scheme in backend.schemes:
+            capabilities = backend.capabilities_of(scheme)
+            flags = {flag: str(getattr(capabilities, flag)) for flag in FLAGS}
+            found.append(BackendInfo(name=name, scheme=scheme, installed=True, capabilities=flags))
+    return found
+
+
+def checks(queue: JobQueue) -> list[Check]:
+    """Look at everything that this queue's jobs need. Never raises; a broken thing is a check of level ``error``."""
+    found = [_about(), *_packages()]
+    ledger_works = True
+    for look in (_ledger, _clock, _engine, _results, _tasks, _pipelines, _workers, _overdue):
+        if look in (_clock, _workers, _overdue) and not ledger_works:
+            continue  # one broken ledger is one error, not four
+        area, name = _NAMES[look]
+        try:
+            check = look(queue)
+        except Exception as error:  # noqa: BLE001 - a check that fails is what was looked for
+            told = str(error) if isinstance(error, PenstockError) else f"{type(error).__name__}: {error}"
+            check = Check(area=area, name=name, level="error", told=mask_url(told), hint=_HINTS.get(name, ""))
+        if look is _ledger and check.level == "error":
+            ledger_works = False
+        found.append(check)
+    return found
+
+
+def _about() -> Check:
+    told = f"penstock {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    return Check(area="about", name="version", level="ok", told=told)
+
+
+def _packages() -> list[Check]:
+    there: list[str] = []
+    for package in _PACKAGES:
+        try:
+            there.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    # Looked for, not imported: that takes seconds, and a submitting machine need not have them.
+    missing = [name for name in ("hamilton", "flowerpower") if importlib.util.find_spec(name) is None]
+    told = ", ".join(there) + (f"; not installed: {', '.join(missing)}" if missing else "")
+    return [Check(area="about", name="packages", level="ok", told=told)]
+
+
+def _ledger(queue: JobQueue) -> Check:
+    started = time.perf_counter()
+    counts = queue.counts()
+    took_s = time.perf_counter() - started
+    told = f"{mask_url(queue.config.ledger)}: {sum(counts.values()):,} jobs, {format_duration(took_s)}"
+    if took_s > _SLOW_S:
+        return Check(area="ledger", name="ledger", level="warning", told=told, hint="the ledger is slow")
+    return Check(area="ledger", name="ledger", level="ok", told=told)
+
+
+def _clock(queue: JobQueue) -> Check:
+    apart_s = abs(queue.now().timestamp() - time.time())
+    told = f"{format_duration(apart_s)} from the ledger's"
+    if apart_s > _CLOCK_MAX_S:
+        hint = "set this machine's clock; penstock itself uses the ledger's"
+        return Check(area="ledger", name="clock", level="warning", told=told, hint=hint)
+    return Check(area="ledger", name="clock", level="ok", told=told)
+
+
+def _engine(queue: JobQueue) -> Check:
+    url = mask_url(queue.config.backend)
+    try:
+        waiting = sum(queue.gateway.depth(name) for name in queue.config.worker.queues)
+    except UnsupportedError:
+        return Check(area="engine", name="engine", level="ok", told=f"{url}: cannot say how many messages wait")
+    return Check(area="engine", name="engine", level="ok", told=f"{url}: {waiting} messages wait")
+
+
+def _results(queue: JobQueue) -> Check:
+    store = ResultStore(queue.config.results, inline_max_bytes=0)  # 0: goes to the store, not to the ledger
+    job_id = f"doctor-{new_job_id()}"
+    try:
+        store.decode(store.encode("penstock doctor was here", job_id=job_id, attempt=1))
+    finally:
+        store.delete(job_id)
+    return Check(area="results", name="results", level="ok", told=f"{mask_url(queue.config.results)}: can be written")
+
+
+def _tasks(queue: JobQueue) -> Check:
+    known = queue.tasks()
+    failures = queue.load_failures
+    if failures:
+        told = "; ".join(f"{failure.file}: {failure.error}" for failure in failures)
+        return Check(area="tasks", name="tasks", level="error", told=told, hint="penstock tasks")
+    told = f"{len(known)} in {', '.join(queue.config.tasks)}" if queue.config.tasks else "none configured"
+    return Check(area="tasks", name="tasks", level="ok", told=told)
+
+
+def _pipelines(queue: JobQueue) -> Check:
+    found = queue.pipelines()
+    roots = sorted({str(root) for root in found.values()})
+    if found and importlib.util.find_spec("flowerpower") is None:
+        hint = 'workers need FlowerPower. Run: pip install "penstock[flowerpower]"'
+        return Check(area="tasks", name="pipelines", level="warning", told=f"{len(found)} found", hint=hint)
+    told = f"{len(found)} in {', '.join(roots)}" if found else "no FlowerPower project here"
+    return Check(area="tasks", name="pipelines", level="ok", told=told)
+
+
+def _workers(queue: JobQueue) -> Check:
+    alive, now = queue.workers(), queue.now()
+    if not alive:
+        waiting = queue.counts().get("queued", 0)
+        hint = "start one: penstock worker" if waiting else ""
+        level: Level = "warning" if waiting else "ok"
+        return Check(area="workers", name="workers", level=level, told=f"none alive; {waiting} jobs wait", hint=hint)
+    told = ", ".join(
+        f"{worker.id} (seen {format_duration(max(0.0, (now - worker.seen_at).total_seconds()))} ago, "
+        f"{worker.running}/{worker.concurrency} busy)"
+        for worker in alive
+    )
+    here = os.uname().nodename
+    if any(worker.host != here for worker in alive) and queue.config.ledger.startswith("sqlite:"):
+        hint = "a SQLite ledger is for one host; use postgres:// or redis://"
+        return Check(area="workers", name="workers", level="warning", told=told, hint=hint)
+    return Check(area="workers", name="workers", level="ok", told=told)
+
+
+def _overdue(queue: JobQueue) -> Check:
+    overdue = queue.jobs(states=("overdue",), limit=100)
+    if not overdue:
+        return Check(area="workers", name="overdue", level="ok", told="no job has lost its worker")
+    told = f"{len(overdue)} jobs have lost their worker: {', '.join(h.id for h in overdue[:3])}"
+    ttl = format_duration(seconds(queue.config.lease.ttl))
+    hint = f"any worker takes them back within {ttl}; is one alive? penstock worker"
+    return Check(area="workers", name="overdue", level="warning", told=told, hint=hint)
+
+
+_NAMES: dict[Callable[[JobQueue], Check], tuple[Area, str]] = {
+    _ledger: ("ledger", "ledger"),
+    _clock: ("ledger", "clock"),
+    _engine: ("engine", "engine"),
+    _results: ("results", "results"),
+    _tasks: ("tasks", "tasks"),
+    _pipelines: ("tasks", "pipelines"),
+    _workers: ("workers", "workers"),
+    _overdue: ("workers", "overdue"),
+}
+_HINTS = {
+    "ledger": "look at `ledger` in: penstock config show",
+    "engine": "is the broker running? look at `backend` in: penstock config show",
+    "results": "look at `results` in: penstock config show",
+    "tasks": "penstock tasks",
+    "pipelines": "look at `projects` in: penstock config show",
+}
