@@ -1,4 +1,4 @@
-"""What can be configured. Reading files, the environment and flags is ``settings.py``'s work.
+"""What can be configured. Reading files, the environment and flags is the work of ``settings/``.
 
 Durations are written as people do (``"10m"``) and read by `seconds`.
 """
@@ -100,6 +100,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     history: HistoryConfig = HistoryConfig()
     engines: dict[str, dict[str, Any]] = {}
     """``[engines.NAME]``: read by that backend's own Struct."""
+    schedules: dict[str, dict[str, Any]] = {}
+    """``[schedules.NAME]``: kept as written; nothing runs them yet."""
+    jobs_dir: str | None = None
+    """A folder of job files; kept as written; nothing watches it yet."""
 
 
 def seconds(value: str | float) -> float:
