@@ -88,7 +88,9 @@ class Heart:
         """Write what an attempt has reported; what cannot be written is tried again at the next flush."""
         if not owned.reports:
             return
-        reports, owned.reports = owned.reports, []
+        # The list itself stays: bodies hold its `append`. Others only add at its end meanwhile.
+        reports = owned.reports[:]
+        del owned.reports[: len(reports)]
         try:
             self._ledger.report(reports)
         except LedgerError as error:
