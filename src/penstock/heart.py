@@ -28,7 +28,7 @@ _LONGEST_WAIT_S = 0.5
 class Owned:
     """One attempt that this process owns. Instants are of the monotonic clock."""
 
-    __slots__ = ("deadline", "interrupt", "job", "renewed", "reports", "sent")
+    __slots__ = ("deadline", "flushing", "interrupt", "job", "renewed", "reports", "sent")
 
     def __init__(self, job: Job, sent: float) -> None:
         self.job = job
@@ -39,6 +39,7 @@ class Owned:
         self.deadline: float | None = None
         """When the heart throws the switch for a timeout; None where somebody else watches the time."""
         self.reports: list[Report] = []
+        self.flushing = threading.Lock()
 
 
 class Heart:
@@ -88,14 +89,15 @@ class Heart:
         """Write what an attempt has reported; what cannot be written is tried again at the next flush."""
         if not owned.reports:
             return
-        # The list itself stays: bodies hold its `append`. Others only add at its end meanwhile.
-        reports = owned.reports[:]
-        del owned.reports[: len(reports)]
-        try:
-            self._ledger.report(reports)
-        except LedgerError as error:
-            owned.reports[:0] = reports
-            logger.warning("the reports of job %s wait: %s", owned.job.id, error)
+        with owned.flushing:
+            # The list itself stays: bodies hold its `append`, and add at its end meanwhile.
+            reports = owned.reports[:]
+            del owned.reports[: len(reports)]
+            try:
+                self._ledger.report(reports)
+            except LedgerError as error:
+                owned.reports[:0] = reports
+                logger.warning("the reports of job %s wait: %s", owned.job.id, error)
 
     def _live(self) -> None:
         polled = 0.0
