@@ -69,6 +69,12 @@ class Capture:
         self.rearm_loguru()
         return self
 
+    @classmethod
+    def rearm_installed(cls) -> None:
+        """See `rearm_loguru` below."""
+        if cls._installed is not None:
+            cls._installed.rearm_loguru()
+
     def uninstall(self) -> None:
         """Put everything back as it was."""
         if Capture._installed is not self:
@@ -104,7 +110,7 @@ class Capture:
 
     def keeps_already(self) -> bool:
         """Whether the code that writes now is a log handler, whose record was kept when it was made."""
-        frame = sys._getframe(2)  # noqa: SLF001 - the documented way to look at the caller
+        frame = sys._getframe(2)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the one way to see a caller
         for _ in range(_FRAMES_LOOKED_AT):
             if frame.f_code is _LOGGING_HANDLE:
                 return True
@@ -224,8 +230,7 @@ class _Buffer(io.RawIOBase):
 
 def rearm_loguru() -> None:
     """`Capture.rearm_loguru` of the capture that is installed, if any. Call it after FlowerPower set up its logs."""
-    if Capture._installed is not None:  # noqa: SLF001 - same room
-        Capture._installed.rearm_loguru()  # noqa: SLF001
+    Capture.rearm_installed()
 
 
 def _loguru() -> Any:

@@ -114,7 +114,7 @@ def _read_parquet(raw: bytes, ref: Ref) -> Any:
         frame: Any = pl.read_parquet(source)
         return frame.to_series(0) if shape == "Series" else frame
     if library == "pandas":
-        import pandas as pd
+        import pandas as pd  # pyright: ignore[reportMissingTypeStubs]
 
         frame = pd.read_parquet(source)  # pyright: ignore[reportUnknownMemberType]
         return frame.iloc[:, 0].rename(ref.columns[0] if ref.columns else None) if shape == "Series" else frame

@@ -55,10 +55,10 @@ def encode_spec(spec: msgspec.Struct) -> bytes:
 def plain_data_or_raise(value: Any, path: str, depth: int = 1) -> None:
     """Raise `PayloadError`, naming the path, if a value is not plain data.
 
-    Plain are None, bool, int (64 bit), finite float, str, bytes, date and time values, Decimal, UUID, Enum, Path, `Ref`, and
-    lists, tuples, sets, str-keyed mappings, dataclasses, msgspec Structs and pydantic models of these.
+    Plain are None, bool, int (64 bit), finite float, str, bytes, date and time values, Decimal, UUID, Enum, Path,
+    `Ref`, and lists, tuples, sets, str-keyed mappings, dataclasses, msgspec Structs and pydantic models of these.
     """
-    kind: type[Any] = type(value)
+    kind = cast("type[Any]", type(value))
     if kind is str:
         _check_text(value, path)
     elif kind is int:
@@ -88,11 +88,11 @@ def plain_or_raise(value: Any) -> Any:
     for builtin in (str, int, float, Mapping, list, tuple):
         if isinstance(value, builtin):  # a subclass, which msgspec refuses
             return dict(cast("Mapping[Any, Any]", value)) if builtin is Mapping else _builtin(builtin, value)
-    dump = getattr(cast("Any", value), "model_dump", None)
+    dump = getattr(value, "model_dump", None)
     if callable(dump) and not isinstance(value, type):
         return dump(mode="json")
     if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
-        return value.item()
+        return cast("Any", value).item()
     raise TypeError(f"{_a(describe(value))} is not plain data")
 
 
@@ -135,7 +135,7 @@ def _builtin(builtin: type[Any], value: Any) -> Any:
 
 def _check_text(value: str, path: str) -> None:
     try:
-        value.isascii() or value.encode()
+        value.encode()
     except UnicodeEncodeError:
         raise PayloadError(f"{path} is a str with lone surrogates, which is not Unicode text; pass bytes") from None
 
@@ -172,7 +172,8 @@ def _check_rare(value: Any, path: str, depth: int) -> None:
     elif type(value).__module__.partition(".")[0] in _TABLES and getattr(value, "shape", None) != ():
         if not isinstance(value, datetime):
             raise PayloadError(
-                f"{path} is {_a(describe(value))}: store it first with queue.store(...) and pass the Ref, or pass a path"
+                f"{path} is {_a(describe(value))}: store it first with queue.store(...) and pass the Ref, "
+                "or pass a path"
             )
     else:
         try:

@@ -52,8 +52,8 @@ _decoder: msgspec.msgpack.Decoder[StoredResult] = msgspec.msgpack.Decoder(Stored
 class ResultStore:
     """Encodes and decodes results; opens the store behind ``location`` when a value needs it.
 
-    Values come back as plain data: tuples and sets as lists, dates, Decimals and UUIDs as str, dataclasses, Structs and models
-    as dicts. DataFrames and arrays come back as what they were.
+    Values come back as plain data: tuples and sets as lists, dates, Decimals and UUIDs as str, dataclasses, Structs
+    and models as dicts. DataFrames and arrays come back as what they were.
     """
 
     def __init__(self, location: str | Path, *, inline_max_bytes: int = 32_768) -> None:

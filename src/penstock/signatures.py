@@ -6,6 +6,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any, cast
 
@@ -107,7 +108,7 @@ class Plan:
             convert = self._positional[place] if place < len(self._positional) else self._rest
         else:
             convert = self._by_name.get(place) or self._by_name.get(self._var_keyword)
-        if type(value) is dict and _is_ref(cast("dict[str, Any]", value)):
+        if _is_ref(value):
             if convert is _as_ref:
                 return _as_ref(value)
             from penstock.store import load_ref
@@ -138,10 +139,8 @@ def plan_of(fn: Callable[..., Any], name: str, signature: inspect.Signature) -> 
 
 def _annotations(fn: Callable[..., Any], signature: inspect.Signature) -> dict[str, Any]:
     """Return the resolved annotations; one that cannot be resolved stays as it is written."""
-    try:
+    with suppress(Exception):  # an annotation may raise anything when it is evaluated; then one by one
         return typing.get_type_hints(fn)
-    except Exception:  # noqa: BLE001 - an annotation may raise anything when it is evaluated
-        pass  # resolved one by one below
     found: dict[str, Any] = {}
     names = getattr(inspect.unwrap(fn), "__globals__", {})
     for name, parameter in signature.parameters.items():
@@ -166,8 +165,11 @@ def _reordered(signature: inspect.Signature, taken: list[inspect.Parameter]) -> 
         return inspect.Signature(taken, __validate_parameters__=False)
 
 
-def _is_ref(value: dict[str, Any]) -> bool:
-    return value.get("type") == "ref" and "uri" in value and "sha256" in value
+def _is_ref(value: Any) -> bool:
+    if type(value) is not dict:
+        return False
+    fields = cast("dict[str, Any]", value)
+    return fields.get("type") == "ref" and "uri" in fields and "sha256" in fields
 
 
 def _as_ref(value: Any) -> Ref:
@@ -203,7 +205,7 @@ def _supported(info: Any, depth: int = 0) -> bool:
 
 
 def _is_rare(cls: Any) -> bool:
-    return isinstance(cls, type) and (issubclass(cls, PurePath) or hasattr(cls, "model_validate"))
+    return isinstance(cls, type) and (issubclass(cls, PurePath) or hasattr(cast("Any", cls), "model_validate"))
 
 
 def _decode_rare(cls: Any, value: Any) -> Any:

@@ -106,5 +106,6 @@ def _url_to_fs(url: str) -> tuple[Any, str]:
 
 
 def _renames(fs: Any) -> bool:
-    protocols = fs.protocol if isinstance(fs.protocol, tuple | list) else (fs.protocol,)
-    return bool({"file", "local", "memory", "sftp", "ssh", "smb", "hdfs"} & set(protocols))
+    named: Any = fs.protocol
+    protocols = {named} if isinstance(named, str) else set(named)
+    return bool({"file", "local", "memory", "sftp", "ssh", "smb", "hdfs"} & protocols)

@@ -213,12 +213,15 @@ class Child:
             self._send(report)
         except (TypeError, ValueError) as error:  # a runner's report that cannot be encoded: say so, go on
             text = f"a report was dropped: {error}".encode("ascii", "backslashreplace").decode()
-            self._send(
-                LogLine(
-                    job_id=report.job_id, attempt=report.attempt, at=datetime.now(UTC), level="WARNING", source="penstock",
-                    text=text,
-                )
-            )  # fmt: skip
+            line = LogLine(
+                job_id=report.job_id,
+                attempt=report.attempt,
+                at=datetime.now(UTC),
+                level="WARNING",
+                source="penstock",
+                text=text,
+            )
+            self._send(line)
 
     def _send(self, content: FromChild, *, last: bool = False) -> None:
         data = frame(content)

@@ -53,8 +53,9 @@ def command_spec(argv: Sequence[str], *, cwd: str | None = None, env: Mapping[st
     Raises:
         ArgumentsError: ``argv`` is a string, or anything in the call is not text.
     """
-    if isinstance(argv, str | bytes):
-        shown = argv if isinstance(argv, str) else argv.decode(errors="replace")
+    line: Any = argv  # a str is a sequence of str, which no annotation can tell apart
+    if isinstance(line, str | bytes):
+        shown = line if isinstance(line, str) else line.decode(errors="replace")
         try:
             hint = f" If it stands for {shlex.split(shown)!r}, pass that list (shlex.split makes one)."
         except ValueError:

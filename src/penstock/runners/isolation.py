@@ -18,7 +18,8 @@ from penstock.job.models import ErrorInfo
 from penstock.payload import refuse_in_script
 from penstock.runners.errors import describe_error
 from penstock.runners.frames import Broken, Done, Prepare, Ready
-from penstock.runners.warm import ChildGoneError, Nursery, WarmChild
+from penstock.runners.nursery import Nursery
+from penstock.runners.warm import ChildGoneError, WarmChild
 
 if TYPE_CHECKING:
     from penstock.body import Emit, Interrupt

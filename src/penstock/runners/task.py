@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from penstock.sources.decorators import Task
 
 SCRIPT_NAME = "__mp_main__"
-"""What a script is called in a child process: the name that multiprocessing gave it, so that ``__main__`` guards hold."""
+"""What a script is called in a child process (multiprocessing's name for it): its ``__main__`` guards hold."""
 
 
 class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):

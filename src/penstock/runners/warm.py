@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import queue
 import select
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +27,6 @@ if TYPE_CHECKING:
 _CHUNK = 65_536
 _LOOK_EVERY_MS = 200
 """Where the kernel cannot tell of a death (no pidfd): how often it is asked."""
-_LEAVE_WITHIN_S = 1.0
 _TAIL_LINES = 5
 
 Answer = Ready | Broken | Done | Ended
@@ -315,63 +311,6 @@ class _Talk:
     def _tell(self, line: Any) -> None:
         self.tail = [*self.tail[-_TAIL_LINES:], line.text]
         self._emit(line)
-
-
-class Nursery:
-    """The one thread that starts children and sees the retired ones off. See `WarmChild.__init__` for why."""
-
-    def __init__(self) -> None:
-        self._asked: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._leaving: list[tuple[float, WarmChild]] = []
-        self._thread = threading.Thread(target=self._live, name="penstock-nursery", daemon=True)
-        self._thread.start()
-
-    def start(self, python: str, env: Mapping[str, str]) -> WarmChild:
-        """Start a child and return it. Raises OSError."""
-        started: Future[WarmChild] = Future()
-
-        def begin() -> None:
-            try:
-                started.set_result(WarmChild(python, env))
-            except BaseException as error:  # noqa: BLE001 - raised where it was asked for
-                started.set_exception(error)
-
-        self._asked.put(begin)
-        return started.result()
-
-    def see_off(self, children: Sequence[WarmChild]) -> None:
-        """Let children end themselves; those that do not are killed soon."""
-
-        def begin() -> None:
-            for child in children:
-                child.retire()
-                self._leaving.append((time.monotonic() + _LEAVE_WITHIN_S, child))
-
-        if children:
-            self._asked.put(begin)
-
-    def close(self) -> None:
-        """Wait until all who leave are gone."""
-        self._asked.put(None)
-        self._thread.join()
-
-    def _live(self) -> None:
-        closing = False
-        while not closing or self._leaving:
-            try:
-                asked = self._asked.get(timeout=0.02 if self._leaving else None)
-            except queue.Empty:
-                pass
-            else:
-                if asked is None:
-                    closing = True
-                else:
-                    asked()
-            for leaving in list(self._leaving):
-                until, child = leaving
-                if time.monotonic() > until or not child.alive:
-                    child.kill()
-                    self._leaving.remove(leaving)
 
 
 def _merged(before: Progress, news: Progress) -> Progress:
