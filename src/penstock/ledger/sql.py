@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from penstock.job.lifecycle import TRANSITIONS, Event, Guard, State
+from penstock.job.lifecycle import FINAL, TRANSITIONS, Event, Guard, State
 from penstock.job.models import JobQuery
 from penstock.ledger.rows import ANSWERED_WHOLE, COLUMNS, UNTOLD, check_shown
 
@@ -26,23 +26,30 @@ GUARD_SQL: Mapping[Guard, str] = {
 
 JOB = ", ".join(COLUMNS)
 
+# Only final rows have finished_at; saying so lets the partial indexes over the live and over the final be used.
+QUEUED = "state = 'queued' AND finished_at IS NULL"
+RUNNING = "state = 'running' AND finished_at IS NULL"
+_FREE = f"{QUEUED} AND held IS NULL AND note IS NULL"
+_UNASKED = f"{RUNNING} AND cancel_requested_at IS NULL"
+
 SHOWN_SQL: Mapping[str, str] = {
-    "scheduled": "state = 'queued' AND held IS NULL AND note IS NULL AND scheduled_at > :now AND attempt = 0",
-    "queued": "state = 'queued' AND held IS NULL AND note IS NULL AND scheduled_at <= :now",
-    "blocked": "state = 'queued' AND (held IS NOT NULL OR note IS NOT NULL)",
-    "running": "state = 'running' AND cancel_requested_at IS NULL AND lease_until >= :now",
-    "retrying": "state = 'queued' AND held IS NULL AND note IS NULL AND scheduled_at > :now AND attempt > 0",
-    "cancelling": "state = 'running' AND cancel_requested_at IS NOT NULL",
-    "overdue": "state = 'running' AND cancel_requested_at IS NULL AND lease_until < :now",
-    # Only final rows have finished_at; saying so lets the partial indexes over them be used.
-    "succeeded": "state = 'succeeded' AND finished_at IS NOT NULL",
-    "failed": "state = 'failed' AND finished_at IS NOT NULL",
-    "cancelled": "state = 'cancelled' AND finished_at IS NOT NULL",
+    "scheduled": f"{_FREE} AND scheduled_at > :now AND attempt = 0",
+    "queued": f"{_FREE} AND scheduled_at <= :now",
+    "blocked": f"{QUEUED} AND (held IS NOT NULL OR note IS NOT NULL)",
+    "running": f"{_UNASKED} AND lease_until >= :now",
+    "retrying": f"{_FREE} AND scheduled_at > :now AND attempt > 0",
+    "cancelling": f"{RUNNING} AND cancel_requested_at IS NOT NULL",
+    "overdue": f"{_UNASKED} AND lease_until < :now",
+    "succeeded": "state = 'succeeded'",
+    "failed": "state = 'failed'",
+    "cancelled": "state = 'cancelled'",
 }
 """`lifecycle.shown_state` as conditions, of which exactly one holds for any row."""
 
 COUNTS = " UNION ALL ".join(
-    f"SELECT '{shown}', count(*) FROM jobs WHERE {condition}" for shown, condition in SHOWN_SQL.items()
+    f"SELECT '{shown}', count(*) FROM jobs WHERE {condition}"
+    + (" AND finished_at IS NOT NULL" if shown in FINAL else "")
+    for shown, condition in SHOWN_SQL.items()
 )
 
 
@@ -152,7 +159,8 @@ def find(query: JobQuery) -> tuple[str, dict[str, Any]]:
             values[field] = value
     if query.name is not None:
         pattern = "*" in query.name or "?" in query.name
-        terms.append("name GLOB :name" if pattern else "name = :name")
+        # The plus keeps the index over names out: it would fetch all that match and sort them for the newest few.
+        terms.append("+name GLOB :name" if pattern else "name = :name")
         values["name"] = query.name.replace("[", "[[]") if pattern else query.name
     if query.id_prefix is not None:
         terms.append("id >= :id_prefix AND id < :id_end")

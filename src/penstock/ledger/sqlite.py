@@ -44,16 +44,16 @@ _HOLDER = (
 )
 _GET = f"SELECT {sql.JOB} FROM jobs WHERE id = ?"
 _PUBLISHABLE = (
-    f"SELECT {sql.JOB} FROM jobs WHERE state = 'queued' AND held IS NULL AND publish_due_at <= ? "
+    f"SELECT {sql.JOB} FROM jobs WHERE {sql.QUEUED} AND held IS NULL AND publish_due_at <= ? "
     "ORDER BY publish_due_at LIMIT ?"
 )
-_EXPIRED = f"SELECT {sql.JOB} FROM jobs WHERE state = 'running' AND lease_until < ? ORDER BY lease_until LIMIT ?"
+_EXPIRED = f"SELECT {sql.JOB} FROM jobs WHERE {sql.RUNNING} AND lease_until < ? ORDER BY lease_until LIMIT ?"
 _CANCEL_REQUESTS = (
     "SELECT id, attempt FROM jobs WHERE owner = ? AND state = 'running' AND cancel_requested_at IS NOT NULL ORDER BY id"
 )
 _BACKLOG = (
-    "SELECT (SELECT count(*) FROM jobs WHERE state = 'queued' AND scheduled_at <= :now{among}), "
-    "(SELECT count(*) FROM jobs WHERE state = 'running'{among})"
+    f"SELECT (SELECT count(*) FROM jobs WHERE {sql.QUEUED} AND scheduled_at <= :now{{among}}), "
+    f"(SELECT count(*) FROM jobs WHERE {sql.RUNNING}{{among}})"
 )
 _AMONG = " AND queue IN (SELECT value FROM json_each(:queues))"
 # A report about a job that is gone finds no row to belong to.
