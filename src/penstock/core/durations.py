@@ -9,6 +9,7 @@ from datetime import timedelta
 import msgspec
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+_NUMBER = re.compile(r"\d+(\.\d+)?", re.ASCII)
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)", re.ASCII)
 
 Duration = float | int | str | timedelta
@@ -28,12 +29,11 @@ def parse_duration_s(value: Duration) -> float:
     elif isinstance(value, str):
         text = value.strip()
         sign = -1.0 if text.startswith("-") else 1.0
-        text = text.lstrip("+-")
-        if re.fullmatch(r"\d+(\.\d+)?", text):
-            return sign * float(text)
-        parts = _PART.findall(text)
-        if parts and _PART.sub("", text).strip() == "":
-            return sign * sum(float(n) * _UNITS_S[unit] for n, unit in parts)
+        text = text[1:] if text[:1] in ("+", "-") else text
+        parts = [(text, "s")] if _NUMBER.fullmatch(text) else _PART.findall(text)
+        seconds = sum(float(n) * _UNITS_S[unit] for n, unit in parts)
+        if parts and (_NUMBER.fullmatch(text) or _PART.sub("", text).strip() == "") and math.isfinite(seconds):
+            return sign * seconds
         if text.startswith("P"):
             try:
                 return sign * msgspec.convert(text, timedelta).total_seconds()
@@ -48,10 +48,11 @@ def format_duration(seconds: float | None) -> str:
         return "–"
     if seconds < 0:
         return f"-{format_duration(-seconds)}"
-    if seconds < 1:
+    if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
+    seconds = round(seconds)
     if seconds < 3600:
         return f"{int(seconds // 60)} m {int(seconds % 60)} s"
     if seconds < 86_400:

@@ -116,12 +116,20 @@ def meant(parts: Sequence[str]) -> str | None:
     synonyms = {said: key for said, key in _MEANT.items() if key.rpartition(".")[0] == table}
     elsewhere = {key.rpartition(".")[2]: key for key in known()}
     return (
-        _nearest(word, synonyms, cutoff=1.0)
+        synonyms.get(word)
+        or _MEANT.get(word)
         or _nearest(word, here | synonyms, cutoff=0.7)
-        or _nearest(word, _MEANT, cutoff=1.0)
         or _nearest(word, elsewhere | {name: name for name in (*tables(), *FREE)}, cutoff=0.7)
         or _nearest(word, _MEANT | here, cutoff=0.6)
     )
+
+
+def meant_table(name: str) -> str | None:
+    """Return the table that an unknown one most likely stands for."""
+    names = {table: table for table in (*tables(), *FREE)}
+    word = name.lower().replace("-", "_")
+    synonyms = {said: key for said, key in _MEANT.items() if key in names}
+    return _nearest(word, names | synonyms, cutoff=0.6)
 
 
 def _nearest(word: str, names: dict[str, str], *, cutoff: float) -> str | None:

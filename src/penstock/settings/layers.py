@@ -8,7 +8,7 @@ from typing import Any, cast
 import msgspec
 
 from penstock.core.exceptions import ConfigError
-from penstock.settings.keys import FREE, known, meant, tables
+from penstock.settings.keys import FREE, known, meant, meant_table, tables
 
 Place = Callable[[tuple[str, ...]], str]
 """Tells where a key of a source stands, as in ``penstock.toml:7``."""
@@ -75,7 +75,7 @@ def _unknown(path: tuple[str, ...], value: Any, prefix: str) -> str:
         if isinstance(value, Mapping) and not above
         else (f"unknown key {word!r}{where}")
     )
-    guess = meant(path)
+    guess = meant_table(word) if isinstance(value, Mapping) and not above else meant(path)
     if guess is None:
         beside = [key.removeprefix(f"{above[0]}.") for key in known() if above and key.startswith(f"{above[0]}.")]
         choice = beside or [key for key in known() if "." not in key] + [f"[{name}]" for name in (*tables(), *FREE)]
