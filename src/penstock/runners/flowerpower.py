@@ -24,13 +24,13 @@ from penstock.core.exceptions import UnknownPipelineError
 from penstock.runners.hamilton import (
     build,
     check_executor,
+    from_the_node,
     import_failed,
     import_hamilton,
     inputs_for,
     job_cache,
     named_adapters,
     node_hook,
-    own_frames,
 )
 from penstock.runners.inputs import check_graph, unveiled
 from penstock.runners.nodes import NodeWatch
@@ -80,7 +80,7 @@ def run_flowerpower(project: Project, spec: PipelineRunSpec, job: Job, run: Run)
     inputs = inputs_for(driver, spec, resolved.inputs or {})
     check_graph(driver, resolved.final_vars, inputs, {})
     given.pop("reload", None)
-    with job_cache(project, job, _cache_spec(spec, resolved)) as caches, own_frames():
+    with job_cache(project, job, _cache_spec(spec, resolved)) as caches:
         hooks = [*_configured(manager, name, resolved), *named_adapters(spec.adapters), *caches, node_hook(watch)]
         given |= {
             "inputs": inputs,
@@ -89,7 +89,10 @@ def run_flowerpower(project: Project, spec: PipelineRunSpec, job: Job, run: Run)
             "adapter": {f"penstock_{index}": hook for index, hook in enumerate(hooks)},
         }
         # Not FlowerPowerProject.run, which turns every error into a RuntimeError.
-        return dict(manager.run(name, **given))
+        try:
+            return dict(manager.run(name, **given))
+        except Exception as error:
+            raise from_the_node(error)  # noqa: B904 - it is the same exception
 
 
 def manager_of(root: Path) -> Any:

@@ -61,11 +61,14 @@ def run_hamilton(project: Project, spec: PipelineRunSpec, job: Job, run: Run) ->
     adapters = named_adapters(spec.adapters)
     if spec.async_driver:
         return _run_async(modules, config, spec, overrides, adapters, watch)
-    with job_cache(project, job, None if spec.cache is UNSET else spec.cache) as caches, own_frames():
+    with job_cache(project, job, None if spec.cache is UNSET else spec.cache) as caches:
         driver = build(modules, config, [*adapters, *caches, node_hook(watch, overrides)], spec)
         inputs = inputs_for(driver, spec, {})
         check_graph(driver, spec.final_vars, inputs, overrides)
-        return dict(driver.execute(list(spec.final_vars), overrides=overrides, inputs=inputs))
+        try:
+            return dict(driver.execute(list(spec.final_vars), overrides=overrides, inputs=inputs))
+        except Exception as error:
+            raise from_the_node(error)  # noqa: B904 - it is the same exception
 
 
 def import_hamilton() -> None:
@@ -100,7 +103,10 @@ async def _run_async(
     check_graph(driver, spec.final_vars, inputs, overrides)
     nodes, user = driver.graph.get_upstream_nodes(list(spec.final_vars), inputs, overrides)
     watch.graph_started({node.name for node in nodes} - {node.name for node in user}, overrides)
-    return dict(await driver.execute(list(spec.final_vars), overrides=overrides, inputs=inputs))
+    try:
+        return dict(await driver.execute(list(spec.final_vars), overrides=overrides, inputs=inputs))
+    except Exception as error:
+        raise from_the_node(error)  # noqa: B904 - it is the same exception
 
 
 def module_in(project: Project, name: str, *, reload: bool = False) -> ModuleType:
@@ -215,16 +221,12 @@ def named_adapters(refs: tuple[AdapterRef, ...]) -> list[Any]:
     return made
 
 
-@contextmanager
-def own_frames() -> Generator[None]:
-    """Take Hamilton's and FlowerPower's frames off the top of what a node raises: its traceback starts at the node."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - raised again
-        trace = error.__traceback__
-        while trace is not None and str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0] in _FRAMEWORKS:
-            trace = trace.tb_next
-        raise error.with_traceback(trace or error.__traceback__)  # noqa: B904 - it is the same exception
+def from_the_node(error: Exception) -> Exception:
+    """Take Hamilton's and FlowerPower's frames off the top of what a node raised: its traceback starts at the node."""
+    trace = error.__traceback__
+    while trace is not None and str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0] in _FRAMEWORKS:
+        trace = trace.tb_next
+    return error.with_traceback(trace or error.__traceback__)
 
 
 @contextmanager

@@ -125,15 +125,13 @@ def project_root(project: Any) -> Path:
     Raises:
         ConfigError: there is no FlowerPower project.
     """
+    base = project
     if not isinstance(project, str | os.PathLike):
         manager = getattr(project, "pipeline_manager", project)
-        base = getattr(manager, "_base_dir", None) or getattr(manager, "base_dir", None)
+        base = getattr(manager, "_base_dir", None)
         if not isinstance(base, str | os.PathLike):
             raise ConfigError(f"{type(project).__name__} is no FlowerPower project; pass its folder")
-        place = str(cast("Any", base))
-    else:
-        place = str(cast("Any", project))
-    place = place.removeprefix("file://")
+    place = str(cast("Any", base)).removeprefix("file://")
     if "://" in place:
         raise ConfigError(f"the project {place} is not on this machine; penstock runs projects from local folders")
     found = find_project(place)
