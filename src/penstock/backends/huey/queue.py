@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -131,6 +132,8 @@ class _OneTaskHuey(Huey):
 
     def __init__(self, execute: Callable[[Message], None], **options: Any) -> None:
         super().__init__(storage_class=QueueStorage, results=False, utc=True, serializer=_Json(), **options)
+        self._asking: deque[_Asking] = deque()
+        self._taking = threading.Lock()
 
         def run(payload: dict[str, Any]) -> None:
             execute(msgspec.convert(payload, Message))
@@ -146,14 +149,49 @@ class _OneTaskHuey(Huey):
         return False
 
     def dequeue(self) -> Task | None:
-        data = self.storage.dequeue()
-        if data is None:
+        """Take a message for the calling thread; threads that ask at the same time share one transaction.
+
+        No thread ever holds a message that another could run: as many are taken as threads are waiting.
+        """
+        asking = _Asking()
+        self._asking.append(asking)
+        while self._asking and self._taking.acquire(blocking=False):
+            served: list[_Asking] = []
+            try:
+                while self._asking:
+                    served.append(self._asking.popleft())
+                for one, data in zip(served, self.storage.take(len(served)), strict=False):
+                    one.data = data
+            except BaseException as error:
+                for one in served:
+                    one.error = error
+                raise
+            finally:
+                self._taking.release()
+                for one in served:
+                    one.answered.release()
+        asking.answered.acquire()
+        if asking.error is not None:
+            raise BackendError(f"huey could not take messages: {asking.error}") from asking.error
+        if asking.data is None:
             return None
         try:
-            return self.deserialize_task(data)
+            return self.deserialize_task(asking.data)
         except Exception as error:  # noqa: BLE001 - whatever a foreign message holds, it must stop nobody
             logger.warning("refused a message that is not ours: %s: %s", type(error).__name__, error)
             return None
+
+
+class _Asking:
+    """A worker thread that waits for a message."""
+
+    __slots__ = ("answered", "data", "error")
+
+    def __init__(self) -> None:
+        self.answered = threading.Lock()
+        self.answered.acquire()
+        self.data: bytes | None = None
+        self.error: BaseException | None = None
 
 
 class _Json:

@@ -1,8 +1,8 @@
 """Huey's SQLite storage, made to carry several queues, bulk and withdrawal.
 
 Read at Huey 3.5.4: `SqliteStorage` offers ``synchronous`` FULL or OFF only (213 and 12,954 enqueues/s; NORMAL, set
-here, 26,791/s and safe with WAL), takes two statements and an exclusive transaction to dequeue, one transaction
-per enqueued row, and cannot find a message by its id.
+here, 26,791/s and safe with WAL), takes two statements and an exclusive transaction to dequeue one message, one
+transaction per enqueued row, and cannot find a message by its id.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ class QueueStorage(SqliteStorage):
 
     def __init__(self, name: str, filename: str, **options: Any) -> None:
         self.queues: tuple[str, ...] = ()
-        self._dequeue_sql = ""
+        self._take_sql = self._any_sql = ""
+        self._take_values: tuple[str, ...] = ()
         self._pid = os.getpid()
         Path(filename).parent.mkdir(parents=True, exist_ok=True)
         super().__init__(name, filename=filename, **options)
@@ -49,16 +50,12 @@ class QueueStorage(SqliteStorage):
 
     def listen(self, queues: Sequence[str]) -> None:
         """Take from these queues, in this order of preference."""
-        order = " ".join(f"when ? then {rank}" for rank, _ in enumerate(queues))
         marks = ",".join("?" * len(queues))
-        best = (
-            f"select id from task where queue in ({marks}) "  # noqa: S608 - marks only
-            f"order by case queue {order} end, priority desc, id limit 1"
-            if len(queues) > 1
-            else "select id from task where queue = ? order by priority desc, id limit 1"
-        )
-        self._dequeue_sql = f"delete from task where id = ({best}) returning data"  # noqa: S608 - marks only
+        rank = f"case queue {' '.join(f'when ? then {n}' for n in range(len(queues)))} end, " if len(queues) > 1 else ""
+        best = f"select id from task where queue in ({marks}) order by {rank}priority desc, id limit ?"  # noqa: S608
+        self._take_sql = f"delete from task where id in ({best}) returning queue, priority, id, data"  # noqa: S608
         self._any_sql = f"select 1 from task where queue in ({marks}) limit 1"  # noqa: S608 - marks only
+        self._take_values = (*queues, *queues) if len(queues) > 1 else tuple(queues)
         self.queues = tuple(queues)
 
     def put_messages(self, rows: Iterable[tuple[str, bytes, int, str]]) -> None:
@@ -79,11 +76,17 @@ class QueueStorage(SqliteStorage):
         """Count the messages of one queue."""
         return self.sql("select count(*) from task where queue = ?", (queue,), results=True)[0][0]
 
-    def dequeue(self) -> bytes | None:
-        """Take the best message of the first queue that has one."""
+    def take(self, count: int) -> list[bytes]:
+        """Take the best messages, at most ``count``, the best first."""
         # A look without the write lock first: idle threads must not keep the writers out.
         if not self.sql(self._any_sql, self.queues, results=True):
-            return None
-        names = self.queues * 2 if len(self.queues) > 1 else self.queues
-        rows = self.sql(self._dequeue_sql, names, results=True)
-        return rows[0][0] if rows else None
+            return []
+        rows = self.sql(self._take_sql, (*self._take_values, count), results=True)
+        if len(rows) > 1:  # SQLite returns deleted rows in the order of the table
+            rows.sort(key=lambda row: (self.queues.index(row[0]), -row[1], row[2]))
+        return [row[3] for row in rows]
+
+    def dequeue(self) -> bytes | None:
+        """Take the best message of the first queue that has one."""
+        taken = self.take(1)
+        return taken[0] if taken else None

@@ -30,6 +30,9 @@ class InlineBackend(Backend):
     def __init__(self, context: BackendContext) -> None:
         super().__init__(context)
         self._stopped = threading.Event()
+        self._stops = 0
+        self._executing = 0
+        self._idle = threading.Condition()
 
     @classmethod
     def capabilities_of(cls, scheme: str) -> Capabilities:
@@ -44,9 +47,22 @@ class InlineBackend(Backend):
         )
 
     def publish(self, messages: Sequence[Message]) -> None:
-        """Execute each message before returning."""
+        """Execute each message before returning.
+
+        When a drain begins meanwhile, the messages not begun are dropped: their rows are published again.
+        """
+        stops = self._stops
         for message in messages:
-            self.context.execute(msgspec.json.decode(msgspec.json.encode(message), type=Message))
+            if self._stops != stops:
+                return
+            with self._idle:
+                self._executing += 1
+            try:
+                self.context.execute(msgspec.json.decode(msgspec.json.encode(message), type=Message))
+            finally:
+                with self._idle:
+                    self._executing -= 1
+                    self._idle.notify_all()
 
     def withdraw(self, message_ids: Sequence[str]) -> int:
         """Nothing ever waits."""
@@ -57,13 +73,16 @@ class InlineBackend(Backend):
         return 0
 
     def work(self, order: WorkOrder) -> None:
-        """Wait for `stop`."""
+        """Wait for `stop`, and for what other threads execute by then."""
         self._stopped.clear()
         order.on_ready()
         self._stopped.wait()
+        with self._idle:
+            self._idle.wait_for(lambda: self._executing == 0)
 
     def stop(self) -> None:
-        """Make `work` return."""
+        """Make `work` return, and a `publish` that is under way end after the message it executes."""
+        self._stops += 1
         self._stopped.set()
 
     def close(self) -> None:
