@@ -30,13 +30,15 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
 class Interrupt:
     """A one-way switch that asks a running body to stop, and says why. Safe from any thread.
 
-    Whoever runs the body may wait on `event`, or select on `fileno()`, which turns readable when the switch is
-    thrown; inline bodies register a callback with `on_set`. The first cause wins.
+    Whoever runs the body may select on `fileno()`, which turns readable when the switch is thrown, or register a
+    callback with `on_set`. The first cause wins.
     """
 
+    __slots__ = ("_callbacks", "_lock", "_pipe", "cause")
+
     def __init__(self) -> None:
+        # One is made for every job, and hardly one is ever thrown: everything else is made when it is asked for.
         self.cause: Cause | None = None
-        self.event = threading.Event()
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[Cause], None]] = []
         self._pipe: tuple[int, int] | None = None
@@ -47,7 +49,6 @@ class Interrupt:
             if self.cause is not None:
                 return
             self.cause = cause
-            self.event.set()
             if self._pipe is not None:
                 os.write(self._pipe[1], b"!")
             callbacks = list(self._callbacks)
