@@ -126,8 +126,12 @@ class Sweeper:
             self._thread = threading.Thread(target=self._sweep, name="penstock-sweeper", daemon=True)
             self._thread.start()
 
+    def stop(self) -> None:
+        """Let the thread end after what it does now: a worker that drains publishes nothing new."""
+        self._stop.set()
+
     def close(self) -> None:
-        """Stop the thread."""
+        """Stop the thread and wait for it."""
         self._stop.set()
         thread, self._thread = self._thread, None
         if thread is not None:

@@ -106,11 +106,11 @@ class Worker:
 
     def _drain(self) -> bool:
         """Take nothing new and wait for what runs; False when a second signal or the grace ended the waiting."""
-        first = self._signals
         until = time.monotonic() + self._grace_s
+        self.queue.sweeper.stop()
         self.queue.gateway.stop()
         while not self._done.wait(0.02):
-            if self._signals > max(first, 1):
+            if self._signals > 1:
                 return False
             if time.monotonic() > until:
                 logger.warning("the grace of %g s is over; what still runs is handed back", self._grace_s)
