@@ -71,8 +71,8 @@ def capabilities_page() -> str:
             "# Capabilities",
             MADE,
             (
-                "What a transport can do, from the classes in `src/penstock/backends`. Each flag is read in one place, "
-                "`gateway.py`,\nand each has tests in the conformance suite that also say what holds where it is absent."
+                "What a transport can do, from the classes in `src/penstock/backends`. Each flag is read in one\n"
+                "place, `gateway.py`, and each has tests in the conformance suite that also say what holds where it is absent."
             ),
             capability_table(),
             _table(["flag", "meaning"], flags),
@@ -100,15 +100,15 @@ def lifecycle_page() -> str:
             "# The life of a job",
             MADE,
             (
-                "From `TRANSITIONS` in `src/penstock/job/lifecycle.py`, the one place where a next state is decided. A "
-                "transition is\nwritten only while its start state and all its guards hold, in one statement of the ledger."
+                "From `TRANSITIONS` in `src/penstock/job/lifecycle.py`, the one place where a next state is decided.\n"
+                "A transition is written only while its start state and all its guards hold, in one statement."
             ),
             f"```mermaid\n{lifecycle.mermaid()}\n```",
             _table(["number", "event", "from", "to", "guards", "who"], rows),
             (
-                "Where a transition has more than one target, the job's row decides within the statement: `cancelled` "
-                "takes the place of\n`queued` or `failed` when a cancel was asked for, and `failed` that of `queued` when "
-                "the budget is spent."
+                "Where a transition has more than one target, the job's row decides within the statement: "
+                "`cancelled`\ntakes the place of `queued` or `failed` when a cancel was asked for, and `failed` that "
+                "of `queued` when\nthe budget is spent."
             ),
             f"People are shown these states, of which the last three are final:\n\n{shown}",
             "Those that are not stored are derived from times and requests when they are asked for (`shown_state`).",

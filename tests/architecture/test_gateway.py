@@ -83,21 +83,24 @@ def test_the_conformance_suite_names_no_engine():
     assert named == []
 
 
+def _asks_for_an_end(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and ast.unparse(node.func).endswith((".startswith", ".endswith"))
+
+
+# The old `job_queue:` block of another project's files spells engines in its own way; that is read, not decided.
+READS_OLD_FILES = "sources/job_queue.py"
+
+
 def test_nobody_asks_which_engine_it_is(rooms):
     """``isolation == "inline"`` is about a body, not about the engine of that name."""
     asked = []
     for module in rooms:
-        if module.under("backends"):
+        if module.under("backends") or module.name == READS_OLD_FILES:
             continue
         for node in ast.walk(module.tree):
-            if (
-                isinstance(node, ast.Compare)
-                or (isinstance(node, ast.Call) and ast.unparse(node.func).endswith((".startswith", ".endswith")))
-                or isinstance(node, ast.MatchValue)
-            ):
-                text = ast.unparse(node)
-            else:
+            if not (isinstance(node, ast.Compare | ast.MatchValue) or _asks_for_an_end(node)):
                 continue
+            text = ast.unparse(node)
             constants = {c.value for c in ast.walk(node) if isinstance(c, ast.Constant) and isinstance(c.value, str)}
             named = {c for c in constants if re.match(rf"({'|'.join(ENGINES)})(\+|:|$)", c)}
             if named and not (named == {"inline"} and ("isolation" in text or "process" in constants)):
@@ -109,7 +112,7 @@ def test_nobody_asks_a_backend_for_its_class_or_its_attributes(rooms):
     asked = [
         module.where(node)
         for module in rooms
-        if module.name != "bridge.py"
+        if module.name not in ("bridge.py", READS_OLD_FILES)
         for node in ast.walk(module.tree)
         if isinstance(node, ast.Call)
         and getattr(node.func, "id", "") in ("hasattr", "isinstance")

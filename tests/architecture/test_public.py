@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 
+import pytest
+
 import penstock
 
 
@@ -31,9 +33,5 @@ def test_dir_shows_the_public_names():
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    try:
+    with pytest.raises(AttributeError, match="Nonsense"):
         penstock.Nonsense  # noqa: B018
-    except AttributeError as error:
-        assert "Nonsense" in str(error)
-    else:
-        raise AssertionError

@@ -69,9 +69,9 @@ def harness(where: tuple[type[Harness], str], tmp_path: Path) -> Iterator[Harnes
 def open_queue(harness: Harness, where: tuple[type[Harness], str], tmp_path: Path) -> Iterator[Callable[..., JobQueue]]:
     """Open further queues on the same engine and ledger; keywords are fields of `Config`."""
     opened: list[JobQueue] = []
-    url = where[1].replace("{folder}", str(tmp_path))
 
-    def make(**changes: Any) -> JobQueue:
+    def make(*, ledger: str = where[1], **changes: Any) -> JobQueue:
+        url = ledger.replace("{folder}", str(tmp_path))
         made = harness.queue(url, **{"tasks": (bodies.MODULE,), **changes})
         opened.append(made)
         return made

@@ -49,7 +49,9 @@ def test_the_async_twins_do_what_their_verbs_do(queue: JobQueue, start_worker: S
         assert (await queue.acounts())["succeeded"] == 4
         later = await queue.aenqueue(note, file=record.file, delay="1h")
         assert await later.acancel() == "cancelled"
-        assert await (await later.aretry()).acancel() == "cancelled"
+        again = await later.aretry()
+        assert again.job.parent_id == later.id
+        assert (await again.await_(20)).state is State.SUCCEEDED
         assert [attempt.number for attempt in await job.aattempts()] == [1]
         assert [entry.event for entry in await job.ahistory()] == ["enqueue", "claim", "succeed"]
 

@@ -7,7 +7,13 @@ from collections.abc import Callable
 import pytest
 
 from penstock.client import JobQueue
-from penstock.core.exceptions import JobFailedError, JobNotFoundError, ResultTimeoutError, TransitionRefusedError
+from penstock.core.exceptions import (
+    JobFailedError,
+    JobNotFoundError,
+    ResultError,
+    ResultTimeoutError,
+    TransitionRefusedError,
+)
 from penstock.job.lifecycle import State
 from penstock.job.models import new_job_id
 from penstock.testing.conformance.bodies import fail, give_callable, note, talk
@@ -50,11 +56,13 @@ def test_an_error_keeps_its_text_its_traceback_and_its_cause(
     assert "bodies.py" in kept.traceback
 
 
-def test_a_result_that_cannot_be_kept_fails_the_job(queue: JobQueue, start_worker: StartWorker) -> None:
+def test_a_result_that_cannot_be_kept_is_told_to_whom_asks_for_it(queue: JobQueue, start_worker: StartWorker) -> None:
     start_worker()
-    row = final(queue, queue.enqueue(give_callable))
-    assert row.state is State.FAILED
-    assert row.error is not None
+    job = queue.enqueue(give_callable)
+    # The body's work is done and may not be done twice: the job has succeeded, its value is what is missing.
+    assert final(queue, job).state is State.SUCCEEDED
+    with pytest.raises(ResultError, match="function"):
+        job.result(5)
 
 
 def test_an_unknown_job_id_is_not_found_and_never_queued(queue: JobQueue) -> None:
