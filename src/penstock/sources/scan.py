@@ -176,11 +176,9 @@ class _Scan:
         if known is None and (running := self._running.get(key) or (name if name in sys.modules else None)):
             _LOADED[key] = Source(running, digest)  # it runs as __main__, or another file has imported it
             return
-        loading.run_file(
-            known.module if known and known.module.startswith(loading.PRIVATE) else name,
-            file,
-            timeout_s=self._timeout_s,
-        )
+        if known is not None and known.module.startswith(loading.PRIVATE):
+            name = known.module
+        loading.run_file(name, file, replaces=known.module if known else None, timeout_s=self._timeout_s)
         _LOADED[key] = Source(name, digest)
         self._changed.append(self._shown(file))
 
