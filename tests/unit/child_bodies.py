@@ -115,12 +115,13 @@ def child_floods() -> None:
 
 
 @task
-def child_leaves_a_thread() -> None:
+def child_leaves_a_thread(mark: str) -> None:
     import contextvars
 
     def later() -> None:
         time.sleep(0.2)
         print("too late")
+        Path(mark).write_text("spoken")
 
     threading.Thread(target=contextvars.copy_context().run, args=(later,), daemon=True).start()
 

@@ -295,7 +295,7 @@ def test_an_exception_without_a_printable_message_is_told_all_the_same(bench: Be
 
 def test_a_body_cannot_break_the_conversation(bench: Bench) -> None:
     assert bench.value(call(bodies.child_breaks_things)) == "ok"
-    assert "still heard" in bench.lines("root")
+    assert bench.lines() == ["still heard"]
     assert bench.value(call(bodies.child_talks)) == "told"
 
 
@@ -310,10 +310,11 @@ def test_a_flood_of_lines_is_capped_and_counted(bench: Bench) -> None:
     assert bench.lines("penstock")[0].startswith("2000 further lines")
 
 
-def test_a_thread_that_outlives_its_job_does_not_disturb_the_next(bench: Bench) -> None:
+def test_a_thread_that_outlives_its_job_does_not_disturb_the_next(bench: Bench, tmp_path: Path) -> None:
     pid = bench.value(call(bodies.child_pid))
-    bench.run(call(bodies.child_leaves_a_thread))
+    bench.run(call(bodies.child_leaves_a_thread, str(tmp_path / "mark")))
     bench.reports.clear()
+    eventually((tmp_path / "mark").exists)
     assert bench.value(call(bodies.child_pid)) == pid
     assert bench.lines() == []
 
@@ -349,6 +350,23 @@ def test_a_script_that_submits_at_its_top_level_is_refused_in_the_child(bench: B
     assert ended.error is not None
     assert ended.error.type == PayloadError.__name__
     assert "__main__" in ended.error.message
+
+
+def test_a_child_loads_the_configured_folders(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "etl.py").write_text("from penstock import task\n@task\ndef of_folder(): return 42\n")
+    (tmp_path / "jobs" / "bad.py").write_text("import no_such_package_anywhere\n")
+    job = a_job("task", "of_folder", task_spec(bodies.child_pid, (), {}))
+    assert bench.value(job, setup={"tasks": ["jobs/"], "root": str(tmp_path)}) == 42
+
+
+def test_a_task_whose_file_fails_in_the_child_is_told_with_the_reason(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text("import no_such_package_anywhere\n")
+    job = a_job("task", "of_bad_file", task_spec(bodies.child_pid, (), {}))
+    ended = bench.run(job, setup={"tasks": ["bad.py"], "root": str(tmp_path)})
+    assert ended.error is not None
+    assert (ended.retryable, ended.error.type) == (False, "UnknownTaskError")
+    assert "no_such_package_anywhere" in ended.error.message
 
 
 def test_a_child_that_is_never_ready_is_given_up(tmp_path: Path) -> None:
