@@ -90,7 +90,8 @@ FILES = {
     "pipelines/tracked.py": "def one() -> int:\n    return 1\n",
     "pipelines/slow.py": "import time\ndef done(seconds: float) -> int:\n    time.sleep(seconds)\n    return 1\n",
     "pipelines/looped.py": (
-        "def a(b: int) -> int:\n    return b\ndef b(a: int) -> int:\n    return a\ndef c(a: int) -> int:\n    return a\n"
+        "def a(b: int) -> int:\n    return b\ndef b(a: int) -> int:\n    return a\n"
+        "def c(a: int) -> int:\n    return a\n"
     ),
     "pipelines/broken.py": "import no_such_module_here\n",
     "pipelines/extra.py": "def twice(rows: int) -> int:\n    return rows * 2\n",
@@ -343,6 +344,11 @@ def test_a_pipeline_past_its_timeout_is_stopped(place):
     begun = time.monotonic()
     outcome = place.perform(job, timeout_s=0.5)
     assert (outcome.ended.how, time.monotonic() - begun < 15) == ("timeout", True)
+
+
+def test_a_node_that_was_stopped_is_not_done(place):
+    outcome = place.perform(place.job("slow", inputs={"seconds": 60}, final_vars=["done"]), timeout_s=0.5)
+    assert (outcome.nodes["done"].state, outcome.progress) == ("failed", (0, 1))
 
 
 def test_a_cancelled_pipeline_is_stopped_at_its_node(place):

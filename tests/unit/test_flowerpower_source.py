@@ -65,17 +65,17 @@ def test_a_real_project_object_gives_its_folder(root):
 
 
 def test_a_folder_without_a_project_is_told(tmp_path):
-    with pytest.raises(ConfigError, match="no conf/project.yml"):
+    with pytest.raises(ConfigError, match=r"no conf/project.yml"):
         project_root(tmp_path)
 
 
 def test_a_project_elsewhere_is_told():
-    with pytest.raises(ConfigError, match="not on this machine"):
+    with pytest.raises(ConfigError, match=r"not on this machine"):
         project_root("s3://bucket/project")
 
 
 def test_an_object_of_another_kind_is_told():
-    with pytest.raises(ConfigError, match="int is no FlowerPower project"):
+    with pytest.raises(ConfigError, match=r"int is no FlowerPower project"):
         project_root(3)
 
 
@@ -97,12 +97,12 @@ def test_two_projects_of_one_name_are_refused(root, tmp_path):
     other = tmp_path / "other" / "conf"
     other.mkdir(parents=True)
     (other / "project.yml").write_text("name: my-shop\n")
-    with pytest.raises(ConfigError, match="two projects are named 'my-shop'"):
+    with pytest.raises(ConfigError, match=r"two projects are named 'my-shop'"):
         projects_of(Config(projects=("shop", "other")), tmp_path)
 
 
 def test_a_folder_that_does_not_exist_is_told(tmp_path):
-    with pytest.raises(ConfigError, match="no folder .*gone"):
+    with pytest.raises(ConfigError, match=r"no folder .*gone"):
         projects_of(Config(projects=("gone",)), tmp_path)
 
 
@@ -184,7 +184,7 @@ def test_an_unknown_key_names_its_line_and_the_nearest(root):
 
 
 def test_a_negative_ttl_is_refused(root):
-    with pytest.raises(ConfigError, match="result_ttl is -1"):
+    with pytest.raises(ConfigError, match=r"result_ttl is -1"):
         block(root, "job_queue: {job_defaults: {result_ttl: -1}}")
 
 
@@ -213,7 +213,7 @@ def test_the_old_spelling_is_told_of_without_its_password(root, caplog):
 
 
 def test_an_old_engine_that_is_gone_is_refused(root):
-    with pytest.raises(ConfigError, match="type: apscheduler is not carried over"):
+    with pytest.raises(ConfigError, match=r"type: apscheduler is not carried over"):
         block(root, "job_queue: {type: apscheduler}")
 
 
@@ -253,5 +253,5 @@ def test_variables_are_filled_in_as_flowerpower_does(text, monkeypatch):
 
 def test_a_required_variable_that_is_missing_is_told(monkeypatch):
     monkeypatch.delenv("NOT", raising=False)
-    with pytest.raises(ValueError, match="set NOT first"):
+    with pytest.raises(ValueError, match=r"set NOT first"):
         interpolated("${NOT:?set NOT first}")

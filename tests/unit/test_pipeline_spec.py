@@ -122,17 +122,17 @@ def test_nothing_of_the_frameworks_is_imported_to_submit(shop):
 
 
 def test_empty_final_vars_are_refused(shop):
-    with pytest.raises(InvalidJobError, match="final_vars is empty"):
+    with pytest.raises(InvalidJobError, match=r"final_vars is empty"):
         call(shop, "sales", final_vars=[])
 
 
 def test_one_text_is_no_list_of_final_vars(shop):
-    with pytest.raises(InvalidJobError, match="write a list"):
+    with pytest.raises(InvalidJobError, match=r"write a list"):
         call(shop, "sales", final_vars="total")
 
 
 def test_an_unknown_field_is_refused_with_the_nearest_known(shop):
-    with pytest.raises(InvalidJobError, match="'inptus'.*Did you mean 'inputs'"):
+    with pytest.raises(InvalidJobError, match=r"'inptus'.*Did you mean 'inputs'"):
         call(shop, "sales", inptus={})
 
 
@@ -164,13 +164,13 @@ def test_a_module_object_is_refused_by_its_name(shop):
 
 
 def test_an_unknown_executor_is_refused(shop):
-    with pytest.raises(InvalidJobError, match="executor.type is 'treadpool'.*Did you mean 'threadpool'"):
+    with pytest.raises(InvalidJobError, match=r"executor.type is 'treadpool'.*Did you mean 'threadpool'"):
         call(shop, "sales", executor_cfg="treadpool")
 
 
 @pytest.mark.parametrize("given", [{"async_driver": True}, {"overrides": {"x": 1}}])
 def test_what_flowerpower_cannot_do_is_refused(shop, given):
-    with pytest.raises(InvalidJobError, match="FlowerPower"):
+    with pytest.raises(InvalidJobError, match=r"FlowerPower"):
         call(shop, "sales", **given)
 
 
@@ -185,12 +185,12 @@ def test_a_secret_may_be_named(shop):
 
 
 def test_a_pipeline_that_does_not_exist_lists_those_that_do(shop):
-    with pytest.raises(UnknownPipelineError, match="no pipeline named 'sale' .*bare, sales.*Did you mean 'sales'"):
+    with pytest.raises(UnknownPipelineError, match=r"no pipeline named 'sale' .*bare, sales.*Did you mean 'sales'"):
         call(shop, "sale", project="shop")
 
 
 def test_an_unknown_project_lists_those_that_are_known(shop):
-    with pytest.raises(InvalidJobError, match="no project named 'shoop'; there are: nodes, shop"):
+    with pytest.raises(InvalidJobError, match=r"no project named 'shoop'; there are: nodes, shop"):
         call(shop, "sales", project="shoop")
 
 
@@ -212,7 +212,7 @@ def test_modules_may_be_named(shop):
 
 
 def test_hamilton_modules_have_no_default_final_vars(shop):
-    with pytest.raises(InvalidJobError, match="final_vars is missing"):
+    with pytest.raises(InvalidJobError, match=r"final_vars is missing"):
         call(shop, "weather")
 
 
@@ -239,7 +239,7 @@ def test_a_default_that_was_said_in_from_dict_travels(shop):
 
 def test_empty_final_vars_said_in_from_dict_are_refused(shop):
     given = type(run_config()).from_dict({"final_vars": []})
-    with pytest.raises(InvalidJobError, match="final_vars is empty"):
+    with pytest.raises(InvalidJobError, match=r"final_vars is empty"):
         call(shop, "sales", given)
 
 
@@ -259,7 +259,7 @@ def test_keywords_win_over_the_run_config(shop):
 
 
 def test_a_run_config_with_a_callback_is_refused(shop):
-    with pytest.raises(PayloadError, match="on_success"):
+    with pytest.raises(PayloadError, match=r"on_success"):
         call(shop, "sales", run_config(on_success=print))
 
 
@@ -274,7 +274,7 @@ def test_no_retries_said_in_a_run_config_is_one_attempt(shop):
 
 
 def test_something_else_is_no_run_config(shop):
-    with pytest.raises(InvalidJobError, match="run_config is a int"):
+    with pytest.raises(InvalidJobError, match=r"run_config is a int"):
         call(shop, "sales", 3)
 
 
@@ -318,7 +318,7 @@ def test_exception_itself_means_all():
 
 
 def test_an_unknown_retry_field_is_refused():
-    with pytest.raises(InvalidJobError, match="'retries'"):
+    with pytest.raises(InvalidJobError, match=r"'retries'"):
         retries_of({"retries": 3})
 
 
@@ -406,7 +406,7 @@ def test_an_override_breaks_a_cycle():
 
 
 def test_an_unknown_variable_is_refused_with_the_nearest_known():
-    with pytest.raises(InvalidPipelineError, match="no variable 'totl'. Did you mean 'total'"):
+    with pytest.raises(InvalidPipelineError, match=r"no variable 'totl'. Did you mean 'total'"):
         check_graph(Graph(Node("total")), ["totl"], {}, {})
 
 

@@ -91,7 +91,7 @@ def run_flowerpower(project: Project, spec: PipelineRunSpec, job: Job, run: Run)
         # Not FlowerPowerProject.run, which turns every error into a RuntimeError.
         try:
             return dict(manager.run(name, **given))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - raised again
             raise from_the_node(error)  # noqa: B904 - it is the same exception
 
 

@@ -67,7 +67,7 @@ def run_hamilton(project: Project, spec: PipelineRunSpec, job: Job, run: Run) ->
         check_graph(driver, spec.final_vars, inputs, overrides)
         try:
             return dict(driver.execute(list(spec.final_vars), overrides=overrides, inputs=inputs))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - raised again
             raise from_the_node(error)  # noqa: B904 - it is the same exception
 
 
@@ -105,7 +105,7 @@ async def _run_async(
     watch.graph_started({node.name for node in nodes} - {node.name for node in user}, overrides)
     try:
         return dict(await driver.execute(list(spec.final_vars), overrides=overrides, inputs=inputs))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - raised again
         raise from_the_node(error)  # noqa: B904 - it is the same exception
 
 
@@ -309,14 +309,21 @@ def _hook_class() -> type[Any]:
             self, *, node_name: str, task_id: str | None, success: bool, error: Exception | None, **_kwargs: Any
         ) -> None:
             if self._watch is not None:
-                failed = None if success else error or RuntimeError("failed")
-                self._watch.node_finished(node_name, task_id, failed)
+                self._watch.node_finished(node_name, task_id, _ending(error, success=success))
 
         def run_after_graph_execution(self, **_kwargs: Any) -> None:
             if self._watch is not None:
                 self._watch.graph_ended()
 
     return PenstockNodes
+
+
+def _ending(error: BaseException | None, *, success: bool) -> BaseException | None:
+    """Return what ended a node, if anything did: Hamilton counts one that was interrupted as a success."""
+    if not success:
+        return error or RuntimeError("failed")
+    raised = sys.exc_info()[1]
+    return None if raised is None or isinstance(raised, Exception) else raised
 
 
 def _deaf_hook() -> Any:
@@ -334,6 +341,6 @@ def _async_hook(watch: NodeWatch) -> Any:
         async def post_node_execute(
             self, *, node_: Any, success: bool, error: Exception | None, task_id: str | None = None, **_kwargs: Any
         ) -> None:
-            watch.node_finished(node_.name, task_id, None if success else error or RuntimeError("failed"))
+            watch.node_finished(node_.name, task_id, _ending(error, success=success))
 
     return PenstockAsyncNodes()
