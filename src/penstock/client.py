@@ -378,8 +378,9 @@ class JobQueue:
 
     def resubmit(self, job: Job) -> JobHandle:
         """Submit a job's input again as a new job; see `JobHandle.retry`."""
-        asked = {name: getattr(job, name) for name in Intent.__struct_fields__ if hasattr(job, name)}
-        return self._submit([Intent(**{**asked, "id": new_job_id(), "parent_id": job.id, "tick_key": None})])[0]
+        asked: dict[str, Any] = {name: getattr(job, name) for name in Intent.__struct_fields__ if hasattr(job, name)}
+        asked |= {"id": new_job_id(), "parent_id": job.id, "tick_key": None}
+        return self._submit([Intent(**asked)])[0]
 
     # -- asking -------------------------------------------------------------------------------------------------
 

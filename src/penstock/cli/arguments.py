@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from penstock.cli.failures import UsageError
+from penstock.core.exceptions import did_you_mean
 from penstock.run import Run
 from penstock.sources.decorators import Task
 
@@ -78,11 +79,24 @@ def for_task(task: Task[..., Any], words: Sequence[str], args: str | None) -> tu
         raise UsageError(f"--args takes a JSON object or array, not {args}")
     declared = _declared(task)
     given = pairs(words, expected=list(declared))
+    if not any(p.kind is p.VAR_KEYWORD for p in task.signature.parameters.values()):
+        for name in given:
+            if name not in declared:
+                known = ", ".join(declared) or "none"
+                hint = did_you_mean(name, declared)
+                raise UsageError(f"task {task.name} has no parameter {name!r}; it has: {known}.{hint}")
     if both := sorted(set(given) & set(named)):
         raise UsageError(f"argument {both[0]!r} is given twice: as {both[0]}=... and in --args")
     for name, text in given.items():
         named[name] = _fit(text, declared.get(name, inspect.Parameter.empty))
     return positional, named
+
+
+def signature(task: Task[..., Any]) -> str:
+    """Write a task's signature as a caller sees it: without the run."""
+    declared = _declared(task)
+    taken = [parameter for name, parameter in task.signature.parameters.items() if name in declared]
+    return str(task.signature.replace(parameters=taken))
 
 
 def _declared(task: Task[..., Any]) -> dict[str, Any]:
@@ -102,6 +116,6 @@ def _fit(text: str, declared: Any) -> Any:
         return text
     try:
         # The text first: a date, a Decimal and a str are texts in JSON too.
-        return msgspec.to_builtins(msgspec.convert(text, declared, strict=False))
+        return msgspec.to_builtins(msgspec.convert(text, typing.cast("Any", declared), strict=False))
     except (msgspec.ValidationError, TypeError):
         return guess(text)

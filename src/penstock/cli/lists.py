@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from cyclopts import Parameter
 
-from penstock.cli import show
+from penstock.cli import arguments, show
 from penstock.cli.failures import OK, UsageError
 from penstock.cli.session import Session
 from penstock.client import JobQueue
@@ -204,7 +204,7 @@ def _task_row(task: Task[..., Any], root: Path) -> dict[str, Any]:
     return {
         "name": task.name,
         "kind": "task",
-        "signature": str(task.signature),
+        "signature": arguments.signature(task),
         "source": f"{_shown(file, root)}:{line}",
         "options": options,
         "doc": show.first_line(task.__doc__),
@@ -238,9 +238,8 @@ def _print_tasks(session: Session, rows: list[dict[str, Any]]) -> None:
     if not rows:
         session.say("nothing can be run here yet; try: penstock init")
         return
-    table = show.plain_table("name", "kind", "source", "")
-    table.columns[3].ratio = 1
+    cells: list[list[Text | str]] = []
     for row in rows:
         told = f"{row['signature']}  {_told(row['options'])}".strip()
-        table.add_row(Text(row["name"], style="bold"), row["kind"], row["source"], Text(told, style="dim"))
-    session.console.print(table)
+        cells.append([Text(row["name"], style="bold"), row["kind"], row["source"], Text(told, style="dim")])
+    session.console.print(show.table(("name", "kind", "source", ""), cells, width=session.console.width, gives=[3, 2]))

@@ -45,13 +45,13 @@ def status(
     if session.json:
         session.document({**show.job_document(job, now), "attempts": attempts, "nodes": nodes})
     elif session.pretty:
-        session.console.print(_card(job, attempts, nodes, now))
+        session.console.print(_card(job, attempts, nodes, now, session.console.width))
     else:
         _plain(session, job, attempts, nodes, now)
     return OK
 
 
-def _card(job: Job, attempts: list[Attempt], nodes: list[NodeRun], now: datetime) -> RenderableType:
+def _card(job: Job, attempts: list[Attempt], nodes: list[NodeRun], now: datetime, width: int) -> RenderableType:
     from rich.console import Group
     from rich.padding import Padding
     from rich.table import Table
@@ -72,9 +72,9 @@ def _card(job: Job, attempts: list[Attempt], nodes: list[NodeRun], now: datetime
         facts.add_row(Text(name, style="dim"), Text(told))
     lines.append(Padding(facts, (1, 0, 0, 0)))
     if nodes:
-        lines.append(Padding(show.nodes_table(nodes, now), (1, 0, 0, 0)))
+        lines.append(Padding(show.nodes_table(nodes, now, width=width), (1, 0, 0, 0)))
     if attempts:
-        lines.append(Padding(show.attempts_table(attempts, now), (1, 0, 0, 0)))
+        lines.append(Padding(show.attempts_table(attempts, now, width=width), (1, 0, 0, 0)))
     if job.state is State.FAILED:
         lines.append(
             Padding(Text(f"next: penstock logs {job.id}   penstock retry {job.id}", style="dim"), (1, 0, 0, 0))
@@ -84,7 +84,7 @@ def _card(job: Job, attempts: list[Attempt], nodes: list[NodeRun], now: datetime
 
 def _facts(job: Job, now: datetime) -> list[tuple[str, str]]:
     facts = [("kind", job.kind), ("queue", f"{job.queue}, priority {job.priority}")]
-    facts.append(("tries", f"{show.tries(job)}, {job.errors} errors, {job.crashes} crashes"))
+    facts.append(("tries", f"{show.tries(job)}{_lost(job)}"))
     facts.append(("created", f"{show.ago(job.created_at, now)}  {show.iso(job.created_at)}"))
     if job.state is State.QUEUED and job.scheduled_at > now:
         facts.append(("due", f"{show.ago(job.scheduled_at, now)}  {show.iso(job.scheduled_at)}"))
@@ -97,6 +97,11 @@ def _facts(job: Job, now: datetime) -> list[tuple[str, str]]:
     optional = {"key": job.key, "tags": ", ".join(job.tags), "again of": job.parent_id, "reason": job.reason}
     facts.extend((name, told) for name, told in optional.items() if told)
     return facts
+
+
+def _lost(job: Job) -> str:
+    counts = ((job.errors, "error", "errors"), (job.crashes, "crash", "crashes"))
+    return "".join(f", {count} {one if count == 1 else many}" for count, one, many in counts if count)
 
 
 def _plain(session: Session, job: Job, attempts: list[Attempt], nodes: list[NodeRun], now: datetime) -> None:

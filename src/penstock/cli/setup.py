@@ -36,14 +36,15 @@ def backends(*, session: Annotated[Session, Parameter(parse=False)]) -> int:
         return OK
     from rich.text import Text
 
-    table = show.plain_table("backend", *FLAGS, "")
+    rows: list[list[Text | str]] = []
     for backend in found:
-        cells: list[Any] = [Text(backend.scheme, style="bold" if backend.installed else "dim")]
+        cells: list[Text | str] = [Text(backend.scheme, style="bold" if backend.installed else "dim")]
         for flag in FLAGS:
             sign, style = _SUPPORT.get(backend.capabilities.get(flag, ""), ("", ""))
             cells.append(Text(sign, style=style))
-        table.add_row(*cells, Text(backend.hint, style="dim"))
-    session.console.print(table)
+        rows.append([*cells, Text(backend.hint, style="dim")])
+    width = session.console.width
+    session.console.print(show.table(("backend", *FLAGS, ""), rows, width=width, gives=[len(FLAGS) + 1]))
     session.say(
         "\n[green]●[/] the engine does it   [yellow]◐[/] penstock does it above the engine   [dim]–[/] not to be had"
     )
@@ -59,7 +60,8 @@ def doctor(*, session: Annotated[Session, Parameter(parse=False)]) -> int:
     from penstock import health
 
     queue = session.queue()
-    place = str(session.settings.project_file or "no file found; defaults only")
+    settings = session.settings
+    place = str(settings.project_file or settings.flowerpower_root or "no file found; defaults only")
     found = [health.Check(area="about", name="config", level="ok", told=place), *health.checks(queue)]
     if session.json:
         for check in found:
@@ -97,15 +99,17 @@ def show_config(*, session: Annotated[Session, Parameter(parse=False)]) -> int:
     elif session.pretty:
         from rich.text import Text
 
-        table = show.plain_table("setting", "value", "from")
-        table.columns[1].overflow = "fold"
-        table.columns[1].no_wrap = False
+        lines: list[list[Text | str]] = []
         for row in shown:
             setting = _setting(row)
             style = "dim" if setting["origin"] == "default" else ""
-            table.add_row(Text(setting["key"], style=style or "bold"), Text(_told(setting["value"]), style=style),
-                          Text(setting["origin"], style=style or "cyan"))  # fmt: skip
-        session.console.print(table)
+            lines.append([
+                Text(setting["key"], style=style or "bold"),
+                Text(_told(setting["value"]), style=style),
+                Text(setting["origin"], style=style or "cyan"),
+            ])  # fmt: skip
+        width = session.console.width
+        session.console.print(show.table(("setting", "value", "from"), lines, width=width, gives=[1, 2]))
     else:
         rows = (_setting(row) for row in shown)
         session.rows(("setting", "value", "origin"), ([row["key"], _told(row["value"]), row["origin"]] for row in rows))

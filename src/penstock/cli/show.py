@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
 from penstock.core.durations import format_duration
 from penstock.job.lifecycle import State, shown_state
-from penstock.job.models import Attempt, Job, LogLine, NodeRun, WorkerInfo
+from penstock.job.models import Attempt, Job, LogLine, NodeRun
 
 STATES: dict[str, tuple[str, str]] = {
     "scheduled": ("◷", "blue"),
@@ -27,6 +28,9 @@ STATES: dict[str, tuple[str, str]] = {
     "cancelled": ("⊘", "dim"),
 }
 OUTCOMES = {"error": "✗", "timeout": "✗", "crashed": "✗", "released": "↩", "cancelled": "⊘", "succeeded": "✓"}
+_OUTCOME_STYLES = {"succeeded": "green", "running": "bold blue", "cancelled": "dim", "released": "yellow"}
+_UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
+_NARROWEST = 4
 _SHORTEST_ID = 13
 """The part of a UUID version 7 that counts milliseconds."""
 
@@ -51,13 +55,14 @@ def short_ids(ids: Sequence[str]) -> dict[str, str]:
 
 
 def ago(at: datetime | None, now: datetime) -> str:
-    """Write an instant as people say it: ``3 s ago``, ``in 4 m 10 s``."""
+    """Write an instant as people say it, in its largest unit: ``3 s ago``, ``in 4 m``."""
     if at is None:
         return ""
     past_s = (now - at).total_seconds()
-    if abs(past_s) < 1:
+    away_s = abs(past_s)
+    if away_s < 1:
         return "now"
-    told = format_duration(float(int(abs(past_s)))).replace(".0 s", " s")
+    told = next(f"{int(away_s // size_s)} {unit}" for unit, size_s in _UNITS if away_s >= size_s)
     return f"{told} ago" if past_s > 0 else f"in {told}"
 
 
@@ -121,37 +126,59 @@ def when(job: Job, now: datetime) -> str:
 # -- tables -------------------------------------------------------------------------------------------------------
 
 
-def plain_table(*columns: str) -> Table:
-    """Return an empty table in the one style of all tables here."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
-    for column in columns:
-        table.add_column(column, no_wrap=True, overflow="ellipsis")
-    return table
+def table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[Text | str]],
+    *,
+    width: int,
+    gives: Sequence[int],
+    right: str = "took",
+) -> Table:
+    """Return a table in the one style of all tables here, one line a row, no wider than ``width``.
+
+    ``gives`` are the columns that are cut where there is too little room, in that order; all others stay whole. (Rich
+    takes from every column, so that one long error would leave two letters of each state.)
+    """
+    lines = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+    widths = [max([cell_len(name), *(line[at].cell_len for line in lines)]) for at, name in enumerate(header)]
+    excess = sum(widths) + 2 * (len(widths) - 1) - width
+    for at in gives:
+        taken = max(0, min(excess, widths[at] - _NARROWEST))
+        widths[at] -= taken
+        excess -= taken
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
+    for at, name in enumerate(header):
+        made.add_column(name, no_wrap=True, width=widths[at], justify="right" if name == right else "left")
+    for line in lines:
+        for at in gives:
+            line[at].truncate(widths[at], overflow="ellipsis")
+        made.add_row(*line)
+    return made
+
+
+def cut(text: str, width: int) -> str:
+    """Shorten a text to a width, with a sign that it was."""
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def jobs_table(jobs: Sequence[Job], now: datetime, *, width: int) -> Table:
     """Return a list of jobs for a terminal of that width; narrow ones leave the queue and the tries out."""
     wide = width >= 100
-    table = plain_table("state", "id", "name")
-    table.columns[2].max_width = 32 if wide else 18
-    table.columns[1].min_width = _SHORTEST_ID
-    if wide:
-        table.add_column("queue", no_wrap=True, max_width=12, overflow="ellipsis")
-        table.add_column("try", no_wrap=True)
-    table.add_column("when", no_wrap=True)
-    table.add_column("took", no_wrap=True, justify="right")
-    table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
+    header = ["state", "id", "name", *(["queue", "try"] if wide else []), "when", "took", ""]
     short = short_ids([job.id for job in jobs])
+    rows: list[list[Text | str]] = []
     for job in jobs:
-        state = shown_state(job, now)
-        cells: list[Text | str] = [state_text(state), short[job.id], Text(job.name)]
-        if wide:
-            cells += [Text(job.queue), tries(job)]
         told = note(job, now)
         style = "red" if job.state is State.FAILED or (job.state is State.QUEUED and job.error) else "dim"
-        cells += [when(job, now), took(job, now), Text(told, style=style if told else "")]
-        table.add_row(*cells)
-    return table
+        row: list[Text | str] = [
+            state_text(shown_state(job, now)),
+            short[job.id],
+            Text(cut(job.name, 32 if wide else 18), style="bold"),
+        ]
+        if wide:
+            row += [Text(cut(job.queue, 12)), tries(job)]
+        rows.append([*row, when(job, now), took(job, now), Text(told, style=style)])
+    return table(header, rows, width=width, gives=[len(header) - 1, 2])
 
 
 def tries(job: Job) -> str:
@@ -173,21 +200,19 @@ def job_row(job: Job, now: datetime) -> list[str]:
     ]  # fmt: skip
 
 
-def nodes_table(nodes: Sequence[NodeRun], now: datetime) -> Table:
-    """Return the nodes of an attempt."""
-    table = plain_table("", "node", "took", "")
-    table.columns[2].justify = "right"
-    table.columns[3].ratio = 1
+def nodes_table(nodes: Sequence[NodeRun], now: datetime, *, width: int) -> Table:
+    """Return the nodes of an attempt, the failing one in red."""
+    rows: list[list[Text | str]] = []
     for node in nodes:
         sign, style = STATES[node.state]
         elapsed_s = node_s(node, now)
-        table.add_row(
+        rows.append([
             Text(sign, style=style),
             Text(node.name, style="bold red" if node.state == "failed" else ""),
             "" if elapsed_s is None else format_duration(elapsed_s),
             Text(first_line(node.error), style="red"),
-        )
-    return table
+        ])  # fmt: skip
+    return table(("", "node", "took", ""), rows, width=width, gives=[3, 1])
 
 
 def node_s(node: NodeRun, now: datetime) -> float | None:
@@ -197,38 +222,22 @@ def node_s(node: NodeRun, now: datetime) -> float | None:
     return max(0.0, (now - node.started_at).total_seconds()) if node.state == "running" else None
 
 
-def attempts_table(attempts: Sequence[Attempt], now: datetime) -> Table:
+def attempts_table(attempts: Sequence[Attempt], now: datetime, *, width: int) -> Table:
     """Return the tries of a job."""
-    table = plain_table("", "try", "outcome", "started", "took", "worker", "")
-    table.columns[4].justify = "right"
-    table.columns[6].ratio = 1
+    rows: list[list[Text | str]] = []
     for attempt in attempts:
         outcome = attempt.outcome or "running"
-        style = {"succeeded": "green", "running": "bold blue", "cancelled": "dim", "released": "yellow"}.get(
-            outcome, "red"
-        )
+        style = _OUTCOME_STYLES.get(outcome, "red")
         told = attempt.error
-        table.add_row(
-            Text(OUTCOMES.get(outcome, "▸"), style=style),
-            str(attempt.number),
+        rows.append([
+            Text(f"{OUTCOMES.get(outcome, '▸')} {attempt.number}", style=style),
             Text(outcome, style=style),
             ago(attempt.started_at, now),
             format_duration(((attempt.finished_at or now) - attempt.started_at).total_seconds()),
-            attempt.worker or "",
+            Text(attempt.worker or "", style="dim"),
             Text(f"{told.type}: {first_line(told.message)}" if told else "", style="red"),
-        )
-    return table
-
-
-def workers_table(workers: Iterable[WorkerInfo], now: datetime) -> Table:
-    """Return the workers seen lately."""
-    table = plain_table("worker", "queues", "runs", "seen", "since")
-    for worker in workers:
-        table.add_row(
-            worker.id, ", ".join(worker.queues), f"{worker.running}/{worker.concurrency}", ago(worker.seen_at, now),
-            ago(worker.started_at, now),
-        )  # fmt: skip
-    return table
+        ])  # fmt: skip
+    return table(("try", "outcome", "started", "took", "worker", ""), rows, width=width, gives=[5, 4])
 
 
 def log_text(line: LogLine) -> Text:

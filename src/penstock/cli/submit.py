@@ -12,7 +12,7 @@ from penstock.cli.failures import OK, UsageError
 from penstock.cli.session import Session
 from penstock.client import JobQueue
 from penstock.core.durations import parse_duration_s
-from penstock.core.exceptions import UnknownPipelineError, UnknownTaskError
+from penstock.core.exceptions import UnknownPipelineError, UnknownTaskError, did_you_mean
 from penstock.handle import JobHandle
 from penstock.sources.decorators import Call
 
@@ -198,10 +198,12 @@ def _refuse_unknown(queue: JobQueue, name: str, *, pipeline: bool) -> None:
         return
     if pipeline:
         raise UnknownPipelineError(name, pipelines, str(queue.root))
-    listed = (
-        f" Pipelines: {', '.join(sorted(pipelines))}." if pipelines else " No FlowerPower project was found either."
-    )
-    raise UnknownTaskError(name, queue.tasks(), listed)
+    tasks = queue.tasks()
+    error = UnknownTaskError(name, tasks)
+    listed = f"Tasks: {', '.join(sorted(tasks)) or 'none'}. Pipelines: {', '.join(sorted(pipelines)) or 'none'}."
+    near = did_you_mean(name, [*tasks, *pipelines])
+    error.args = (f"no task and no pipeline is named {name!r}. {listed}{near}",)
+    raise error
 
 
 def _print_submitted(session: Session, queue: JobQueue, handle: JobHandle) -> None:
