@@ -16,8 +16,9 @@ from penstock.sources.loading import PRIVATE
 
 
 @pytest.fixture(autouse=True)
-def clean_process():
-    """Give each test a process that has loaded nothing."""
+def clean_process(monkeypatch):
+    """Give each test a process that has loaded nothing, and caches what it compiles."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     tasks, path, modules = dict(TASKS), list(sys.path), set(sys.modules)
     yield
     for name in set(TASKS) - set(tasks):
@@ -82,9 +83,10 @@ def test_a_module_is_imported_from_the_root(root):
 
 
 def test_a_package_counts_the_tasks_of_the_modules_that_it_imports(root):
-    write(root, "shop_b/__init__.py", "from . import inner")
-    write(root, "shop_b/inner.py", task("one_task"))
-    assert load(root, "shop_b").tasks == {"shop_b": ("one_task",)}
+    write(root, "shop_b/__init__.py")
+    write(root, "shop_b/tasks/__init__.py", "from . import inner")
+    write(root, "shop_b/tasks/inner.py", task("one_task"))
+    assert load(root, "shop_b.tasks").tasks == {"shop_b.tasks": ("one_task",)}
 
 
 @pytest.mark.parametrize(
@@ -214,7 +216,7 @@ def test_a_broken_file_is_told_and_stops_no_other(root, text, kind, message):
 
 
 def test_a_file_that_takes_too_long_is_given_up(root):
-    write(root, "jobs/a.py", "while True:\n    try:\n        pass\n    except Exception:\n        pass\n")
+    write(root, "jobs/a.py", "while True:\n    try:\n        sum(range(10**5))\n    except Exception:\n        pass\n")
     write(root, "jobs/b.py", "import time\ntime.sleep(60)\n")
     write(root, "jobs/c.py", task("one_task"))
     loaded = load(root, "jobs/", timeout_s=0.2)

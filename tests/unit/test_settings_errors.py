@@ -79,7 +79,7 @@ def test_a_key_in_a_broken_pyproject_is_not_passed_by(tmp_path):
         ("\n\nlease.tll = 1", 3),
         ("[lease]\n'tll' = 1", 2),
         ("lease = { ttl = 1, tll = 2 }", 1),
-        ('namespace = """\n[lease]\ntll = 1\n"""\n[lease]\ntll = 1', 6),
+        ('[lease]\ntll = 1\n[engines.x]\ny = """\n[lease]\ntll = 1\n"""', 2),
         ('tasks = [\n  "tll = 1",\n]\n[ lease ]  # here\n\n\ntll = 1', 7),
         ("[engines.huey]\ntll = 1\n[lease]\ntll=1", 4),
     ],
