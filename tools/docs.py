@@ -27,6 +27,10 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+def _paragraph(text: str) -> str:
+    return textwrap.fill(" ".join(text.split()), width=118, break_on_hyphens=False)
+
+
 def _flag_texts() -> dict[str, str]:
     """Read the docstrings below the fields of `Capabilities`, which Python itself forgets."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(Capabilities)))
@@ -66,19 +70,19 @@ def capabilities_page() -> str:
         if " = " in line
     ]
     flags = [[f"`{flag}`", " ".join(text.split())] for flag, text in _flag_texts().items()]
-    return "\n\n".join(
-        [
-            "# Capabilities",
-            MADE,
-            (
-                "What a transport can do, from the classes in `src/penstock/backends`. Each flag is read in one\n"
-                "place, `gateway.py`, and each has tests in the conformance suite that also say what holds where it is absent."
-            ),
-            capability_table(),
-            _table(["flag", "meaning"], flags),
-            _table(["value", "meaning"], words),
-        ]
-    )
+    told = _paragraph("""
+        What a transport can do, from the classes in `src/penstock/backends`. Each flag is read in one place,
+        `gateway.py`, and each has tests in the conformance suite that also say what holds where it is absent.
+    """)
+    parts = [
+        "# Capabilities",
+        MADE,
+        told,
+        capability_table(),
+        _table(["flag", "meaning"], flags),
+        _table(["value", "meaning"], words),
+    ]
+    return "\n\n".join(parts)
 
 
 def lifecycle_page() -> str:
@@ -94,26 +98,30 @@ def lifecycle_page() -> str:
         ]
         for event, rule in TRANSITIONS.items()
     ]
+    told = _paragraph("""
+        From `TRANSITIONS` in `src/penstock/job/lifecycle.py`, the one place where a next state is decided. A
+        transition is written only while its start state and all its guards hold, in one statement of the ledger.
+    """)
+    targets = _paragraph("""
+        Where a transition has more than one target, the job's row decides within the statement: `cancelled` takes the
+        place of `queued` or `failed` when a cancel was asked for, and `failed` that of `queued` when the budget is
+        spent.
+    """)
     shown = ", ".join(f"`{state}`" for state in lifecycle.SHOWN_STATES)
-    return "\n\n".join(
-        [
-            "# The life of a job",
-            MADE,
-            (
-                "From `TRANSITIONS` in `src/penstock/job/lifecycle.py`, the one place where a next state is decided.\n"
-                "A transition is written only while its start state and all its guards hold, in one statement."
-            ),
-            f"```mermaid\n{lifecycle.mermaid()}\n```",
-            _table(["number", "event", "from", "to", "guards", "who"], rows),
-            (
-                "Where a transition has more than one target, the job's row decides within the statement: "
-                "`cancelled`\ntakes the place of `queued` or `failed` when a cancel was asked for, and `failed` that "
-                "of `queued` when\nthe budget is spent."
-            ),
-            f"People are shown these states, of which the last three are final:\n\n{shown}",
-            "Those that are not stored are derived from times and requests when they are asked for (`shown_state`).",
-        ]
-    )
+    states = _paragraph(f"""
+        People are shown these states, of which the last three are final: {shown}. Those that are not stored are
+        derived from times and requests when they are asked for (`shown_state`).
+    """)
+    parts = [
+        "# The life of a job",
+        MADE,
+        told,
+        f"```mermaid\n{lifecycle.mermaid()}\n```",
+        _table(["number", "event", "from", "to", "guards", "who"], rows),
+        targets,
+        states,
+    ]
+    return "\n\n".join(parts)
 
 
 def _readme(text: str) -> str:

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from penstock.worker import Worker
 
 
+CALM = SweepConfig(interval="500ms", due_interval="50ms", publish_grace="60s")
+"""A sweep that repairs nothing during a test: what arrives has been carried by the engine."""
+
+
 def wait_until(true: Callable[[], Any], timeout_s: float = 20.0, what: str = "") -> Any:
     """Wait until a look tells something true, and return it. Raises TimeoutError, which says ``what``."""
     until = time.monotonic() + timeout_s

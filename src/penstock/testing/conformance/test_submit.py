@@ -15,11 +15,9 @@ from penstock.job.models import JobQuery, Outcome, new_job_id
 from penstock.testing.conformance.bodies import anote, give, note
 from penstock.testing.conformance.record import Record
 from penstock.testing.conformance.waiting import all_final
-from penstock.testing.harness import SweepConfig, WorkerThread
+from penstock.testing.harness import CALM, WorkerThread
 
 StartWorker = Callable[..., WorkerThread]
-CALM = SweepConfig(interval="500ms", due_interval="50ms", publish_grace="60s")
-"""A sweep that repairs nothing during a test: what arrives has been carried by the engine."""
 
 
 def test_a_job_runs_and_its_result_comes_back(queue: JobQueue, start_worker: StartWorker, record: Record) -> None:
@@ -44,7 +42,7 @@ def test_in_calm_weather_every_message_arrives_exactly_once(
     queue = open_queue(sweep=CALM)
     worker = start_worker(queue)
     jobs = queue.enqueue_many([note.call(file=record.file, label=str(n)) for n in range(60)])
-    all_final(queue, jobs)
+    all_final(queue, jobs, timeout_s=10)
     carried = worker.counts()
     here = queue.execution.counts
     assert carried.get("claimed", 0) + here["claimed"] == 60

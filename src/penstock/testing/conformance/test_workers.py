@@ -12,7 +12,7 @@ from penstock.testing.conformance.bodies import hold, nap, note
 from penstock.testing.conformance.capability import has
 from penstock.testing.conformance.record import Record
 from penstock.testing.conformance.waiting import all_final, final
-from penstock.testing.harness import WorkerProcess, WorkerThread, wait_until
+from penstock.testing.harness import CALM, WorkerProcess, WorkerThread, wait_until
 
 StartWorker = Callable[..., WorkerThread]
 StartProcess = Callable[..., WorkerProcess]
@@ -81,6 +81,20 @@ def test_a_stopped_worker_runs_nothing_that_is_published_afterwards(
     with pytest.raises(TimeoutError):
         wait_until(lambda: record.starts(), timeout_s=1.0)
     assert job.state == "queued"
+
+
+def test_what_a_worker_had_not_begun_waits_on_when_it_leaves(
+    open_queue: Callable[..., JobQueue], start_worker: StartWorker, record: Record
+) -> None:
+    queue = open_queue(sweep=CALM)
+    first = start_worker(queue, concurrency=1)
+    jobs = [queue.enqueue(nap, file=record.file, seconds=0.1, label=str(n)) for n in range(10)]
+    record.wait_started()
+    first.stop()
+    # A sweep would only come after a minute: what is left must still be with the engine.
+    start_worker(queue, concurrency=4)
+    all_final(queue, jobs, timeout_s=8)
+    assert len(record.starts()) == 10
 
 
 def test_a_worker_takes_no_more_bodies_at_once_than_its_concurrency(
