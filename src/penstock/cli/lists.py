@@ -159,6 +159,7 @@ def tasks(
     name: str | None = None,
     /,
     *,
+    tasks: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     session: Annotated[Session, Parameter(parse=False)],
 ) -> int:
     """List what can be run here: tasks with their options, and the pipelines of FlowerPower projects.
@@ -167,14 +168,21 @@ def tasks(
 
     Args:
         name: Only this one.
+        tasks: A module or folder that holds tasks, added to those configured; may be repeated.
         session: Handed in by the parser.
     """
     from penstock.cli.failures import CONFIG
 
-    queue = session.queue()
-    found = [_task_row(task, queue.root) for _, task in sorted(queue.tasks().items())]
+    queue = session.queue(tasks=tasks)
+    found = [_task_row(task) for _, task in sorted(queue.tasks().items())]
     found += [
-        {"name": pipeline, "kind": "pipeline", "signature": "", "source": _shown(project, queue.root), "options": {}}
+        {
+            "name": pipeline,
+            "kind": "pipeline",
+            "signature": "",
+            "source": _pipeline_source(pipeline, project),
+            "options": {},
+        }
         for pipeline, project in sorted(queue.pipelines().items())
     ]
     if name is not None:
@@ -196,7 +204,7 @@ def tasks(
     return CONFIG if queue.load_failures else OK
 
 
-def _task_row(task: Task[..., Any], root: Path) -> dict[str, Any]:
+def _task_row(task: Task[..., Any]) -> dict[str, Any]:
     file, line = task.source
     options = {
         name: value for name in task.defaults.__struct_fields__ if (value := getattr(task.defaults, name)) is not None
@@ -205,13 +213,18 @@ def _task_row(task: Task[..., Any], root: Path) -> dict[str, Any]:
         "name": task.name,
         "kind": "task",
         "signature": arguments.signature(task),
-        "source": f"{_shown(file, root)}:{line}",
+        "source": f"{_shown(file)}:{line}",
         "options": options,
         "doc": show.first_line(task.__doc__),
     }
 
 
-def _shown(path: str | Path, root: Path) -> str:
+def _pipeline_source(name: str, project: Path) -> str:
+    file = project.joinpath("pipelines", *name.split(".")).with_suffix(".py")
+    return _shown(file if file.is_file() else project)
+
+
+def _shown(path: str | Path) -> str:
     shown = os.path.relpath(path, Path.cwd())
     return str(path) if shown.startswith("..") else shown
 

@@ -76,9 +76,8 @@ def _card(job: Job, attempts: list[Attempt], nodes: list[NodeRun], now: datetime
     if attempts:
         lines.append(Padding(show.attempts_table(attempts, now, width=width), (1, 0, 0, 0)))
     if job.state is State.FAILED:
-        lines.append(
-            Padding(Text(f"next: penstock logs {job.id}   penstock retry {job.id}", style="dim"), (1, 0, 0, 0))
-        )
+        told = f"next: penstock logs {job.id}\n      penstock retry {job.id}"
+        lines.append(Padding(Text(told, style="dim"), (1, 0, 0, 0)))
     return Group(*lines)
 
 

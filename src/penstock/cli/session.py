@@ -50,8 +50,10 @@ class Session:
         )
 
     def queue(self, *, tasks: Sequence[str] = (), config: Config | None = None) -> JobQueue:
-        """Open the queue; it is closed when the command ends."""
-        opened = JobQueue(config=config or self.settings.config, root=self.settings.root, tasks=tasks)
+        """Open the queue; it is closed when the command ends. ``tasks`` come from the command line."""
+        # A folder on the command line is meant from where the user stands, not from where the configuration lies.
+        here = [str(Path(word).resolve()) if Path(word).exists() else word for word in words(tasks)]
+        opened = JobQueue(config=config or self.settings.config, root=self.settings.root, tasks=here)
         self._queues.append(opened)
         return opened
 
@@ -128,6 +130,11 @@ class Session:
                 shown(message, category, *place, **more)
 
         warnings.showwarning = show
+
+
+def words(given: Sequence[str]) -> list[str]:
+    """Take ``a b`` and ``a,b`` alike."""
+    return list(dict.fromkeys(part for word in given for part in word.split(",") if part))
 
 
 def _plain(value: Any) -> Any:

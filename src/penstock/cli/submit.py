@@ -32,6 +32,7 @@ def enqueue(
     final_vars: Annotated[str | None, Parameter(show_default=False)] = None,
     pipeline: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     task: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    tasks: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     wait: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     follow: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     wait_timeout: Annotated[
@@ -62,6 +63,7 @@ def enqueue(
         final_vars: What a pipeline is to compute, with commas between.
         pipeline: NAME is a pipeline, even if a task has that name.
         task: NAME is a task.
+        tasks: A module or folder that holds tasks, added to those configured; may be repeated.
         wait: Wait until the job is final and print what it returned.
         follow: Wait, and print what the job writes meanwhile.
         wait_timeout: Wait at most so long, such as 10m.
@@ -81,7 +83,7 @@ def enqueue(
     if delay is not None and at is not None:
         raise UsageError("--delay and --at are alternatives; give one")
     wait_s = wait_seconds(wait_timeout, "--wait-timeout")
-    opened = session.queue()
+    opened = session.queue(tasks=tasks)
     call = make_call(
         opened, session.argv, name, words, args=args, inputs=inputs, final_vars=final_vars,
         pipeline=pipeline, task=task,
@@ -107,6 +109,7 @@ def run(
     final_vars: Annotated[str | None, Parameter(show_default=False)] = None,
     pipeline: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     task: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    tasks: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     max_attempts: Annotated[int | None, _option("--max-attempts")] = None,
     timeout: Annotated[str | None, _option("--timeout")] = None,
     isolation: Annotated[str | None, _option("--isolation")] = None,
@@ -126,13 +129,14 @@ def run(
         final_vars: What a pipeline is to compute, with commas between.
         pipeline: NAME is a pipeline, even if a task has that name.
         task: NAME is a task.
+        tasks: A module or folder that holds tasks, added to those configured; may be repeated.
         max_attempts: How many tries; the first counts.
         timeout: How long a try may take, such as 5m; or none.
         isolation: inline (in this very process; for a debugger) or process.
         tag: A tag; may be repeated.
         session: Handed in by the parser.
     """
-    opened = session.queue()
+    opened = session.queue(tasks=tasks)
     call = make_call(
         opened, session.argv, name, words, args=args, inputs=inputs, final_vars=final_vars,
         pipeline=pipeline, task=task,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from cyclopts import Parameter
 
 from penstock.cli.failures import UsageError
-from penstock.cli.session import Session
+from penstock.cli.session import Session, words
 from penstock.core.durations import parse_duration_s
 from penstock.core.secrets import mask_url
+from penstock.job.lifecycle import FINAL
 
 if TYPE_CHECKING:
     from penstock.client import JobQueue
@@ -53,7 +53,7 @@ def worker(
     from penstock.worker import Worker
 
     opened = _queue(session, tasks, grace)
-    names = _names([*queue, *queues])
+    names = words([*queue, *queues])
     made = Worker(
         opened, queues=names or None, concurrency=concurrency, burst=burst, max_jobs=max_jobs,
         echo=session.verbose > 0,
@@ -72,14 +72,7 @@ def _queue(session: Session, tasks: Sequence[str], grace: str | None) -> JobQueu
         except ValueError as error:
             raise UsageError(f"--grace: {error}") from None
         config = msgspec.structs.replace(config, worker=msgspec.structs.replace(config.worker, grace=grace))
-    # A folder on the command line is meant from where the user stands, not from where the configuration lies.
-    here = [str(Path(word).resolve()) if Path(word).exists() else word for word in _names(tasks)]
-    return session.queue(config=config, tasks=here)
-
-
-def _names(words: Sequence[str]) -> list[str]:
-    """Take ``a b`` and ``a,b`` alike."""
-    return list(dict.fromkeys(part for word in words for part in word.split(",") if part))
+    return session.queue(config=config, tasks=tasks)
 
 
 def _ready(session: Session, made: Worker) -> None:
@@ -98,12 +91,19 @@ def _ready(session: Session, made: Worker) -> None:
 
 
 def _closing(session: Session, made: Worker, code: int) -> None:
-    counts: dict[str, Any] = made.counts()
+    counts: dict[str, int] = made.counts()
+    left = {state: count for state, count in made.queue.counts().items() if state not in FINAL}
     if session.json:
-        session.document({"schema": "penstock.worker/1", "event": "ended", "counts": counts, "exit_code": code})
+        session.document({
+            "schema": "penstock.worker/1", "event": "ended", "counts": counts, "left": left, "exit_code": code,
+        })  # fmt: skip
         return
-    told = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()) or "nothing to do"
-    _line(session, f"worker {made.queue.owner} ended: {told}")
+    told = _told(counts) or "nothing to do"
+    _line(session, f"worker {made.queue.owner} ended: {told}" + (f"; still to do: {_told(left)}" if left else ""))
+
+
+def _told(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
 
 
 def _line(session: Session, text: str) -> None:
