@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("penstock.execution")
 
+_MISSING = "Missing"
 _UNKNOWN_HERE_DELAY_S = 15.0
 """How long a job waits after a worker found that it lacks the job's task, so that another can have it."""
 
@@ -140,7 +141,7 @@ class Execution:
             why = runner_for(owned.job.kind).missing(owned.job)
         except InvalidJobError as error:
             why = str(error)
-        return None if why is None else Ended(how="released", error=ErrorInfo("Missing", why))
+        return None if why is None else Ended(how="released", error=ErrorInfo(_MISSING, why))
 
     # -- body ---------------------------------------------------------------------------------------------------
 
@@ -298,7 +299,8 @@ def _transition(job: Job, ended: Ended) -> Transition | None:
         case "cancelled":
             return lifecycle.stop(job.id, attempt=job.attempt)
         case "released":
-            if ended.error is not None:
+            # A body that was stopped has an error too: how it took the interrupt. Its job is due again at once.
+            if ended.error is not None and ended.error.type == _MISSING:
                 return lifecycle.release(
                     job.id, attempt=job.attempt, delay_s=_UNKNOWN_HERE_DELAY_S, note=ended.error.message
                 )
