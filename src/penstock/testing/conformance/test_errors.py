@@ -24,21 +24,19 @@ from penstock.testing.harness import WorkerThread
 StartWorker = Callable[..., WorkerThread]
 
 
+RAISED = {"own": "Oddity", "silent": "SilentError", "exit": "SystemExit", "keyboard": "KeyboardInterrupt"}
+
+
 @pytest.mark.parametrize("isolation", ["inline", "process"])
-@pytest.mark.parametrize(
-    ("how", "error"),
-    [("own", "Oddity"), ("silent", "SilentError"), ("exit", "SystemExit"), ("keyboard", "KeyboardInterrupt")],
-)
 def test_whatever_a_body_raises_is_the_jobs_error(
-    queue: JobQueue, start_worker: StartWorker, record: Record, how: str, error: str, isolation: str
+    queue: JobQueue, start_worker: StartWorker, record: Record, isolation: str
 ) -> None:
-    start_worker()
-    job = queue.enqueue(fail, file=record.file, how=how, isolation=isolation)
-    row = final(queue, job)
-    assert (row.state, row.reason) == (State.FAILED, "error")
-    assert row.error is not None
-    assert row.error.type == error
-    after = queue.enqueue(note, file=record.file, label="after")
+    start_worker(concurrency=1)
+    jobs = {how: queue.enqueue(fail, file=record.file, how=how, isolation=isolation) for how in RAISED}
+    rows = {how: final(queue, job) for how, job in jobs.items()}
+    assert {(row.state, row.reason) for row in rows.values()} == {(State.FAILED, "error")}
+    assert {how: row.error.type if row.error else None for how, row in rows.items()} == RAISED
+    after = queue.enqueue(note, file=record.file, label="after", isolation=isolation)
     assert after.result(20) == "after"
 
 

@@ -18,19 +18,16 @@ from penstock.testing.harness import WorkerThread
 StartWorker = Callable[..., WorkerThread]
 
 
+PLAIN: list[Any] = [
+    None, True, 0, -7, 2**53, 1.5, "", "Grüße 🌊", [], [1, [2, [3]]], {"a": {"b": [None, 1.25]}},
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("isolation", ["inline", "process"])
-@pytest.mark.parametrize(
-    "value",
-    [
-        None, True, 0, -7, 2**53, 1.5, "", "Grüße 🌊", [], [1, [2, [3]]], {"a": {"b": [None, 1.25]}},
-    ],
-    ids=repr,
-)  # fmt: skip
-def test_a_plain_value_comes_back_as_it_went(
-    queue: JobQueue, start_worker: StartWorker, value: Any, isolation: str
-) -> None:
+def test_plain_values_come_back_as_they_went(queue: JobQueue, start_worker: StartWorker, isolation: str) -> None:
     start_worker()
-    assert queue.enqueue(give, value=value, isolation=isolation).result(20) == value
+    jobs = queue.enqueue_many([give.options(isolation=isolation).call(value=value) for value in PLAIN])
+    assert [job.result(20) for job in jobs] == PLAIN
 
 
 @pytest.mark.parametrize("size", [100, 40_000, 3_000_000])
