@@ -21,7 +21,7 @@ from penstock.core.exceptions import BackendError, InvalidJobError, JobNotFoundE
 from penstock.gateway import DEFAULT_PRIORITY, Gateway, message_for
 from penstock.handle import JobHandle
 from penstock.job.lifecycle import Transition
-from penstock.job.models import Intent, Job, JobQuery, Outcome, WorkerInfo, new_job_id, worker_id
+from penstock.job.models import Intent, Job, JobQuery, Outcome, Ref, WorkerInfo, new_job_id, worker_id
 from penstock.ledger import open_ledger
 from penstock.options import NAMES as OPTION_NAMES
 from penstock.options import JobOptions, intent
@@ -382,6 +382,16 @@ class JobQueue:
         asked |= {"id": new_job_id(), "parent_id": job.id, "tick_key": None}
         return self._submit([Intent(**asked)])[0]
 
+    def store(self, value: Any, *, name: str = "input") -> Ref:
+        """Put a DataFrame or another large value into the result store; pass the `Ref` as an input instead.
+
+        The worker loads it, and checks it, before the body starts.
+
+        Raises:
+            ResultError: no codec takes the value, or the store cannot be written.
+        """
+        return self.results.put(value, name=name)
+
     # -- asking -------------------------------------------------------------------------------------------------
 
     def job(self, job_id: str) -> JobHandle:
@@ -508,6 +518,10 @@ class JobQueue:
     async def aenqueue_command(self, argv: Sequence[str], **kwargs: Any) -> JobHandle:
         """`enqueue_command`, awaited."""
         return await in_thread(self.enqueue_command, argv, **kwargs)
+
+    async def astore(self, value: Any, *, name: str = "input") -> Ref:
+        """`store`, awaited."""
+        return await in_thread(self.store, value, name=name)
 
     async def ajob(self, job_id: str) -> JobHandle:
         """`job`, awaited."""

@@ -174,6 +174,10 @@ def _key(value: Any) -> tuple[str, Any]:
     return "key", value
 
 
+def _backoff(value: Any) -> tuple[str, Any]:
+    return "backoff", RetryPolicy.parse(value)
+
+
 def _isolation(value: Any) -> tuple[str, Any]:
     if value not in ("inline", "process"):
         raise ValueError(f"{value!r} is neither 'inline' nor 'process'")
@@ -207,7 +211,7 @@ _CHECKS: dict[str, Any] = {
     "max_attempts": _count("max_attempts", 1, 1000),
     "max_crashes": _count("max_crashes", 1, 1000),
     "timeout": _timeout,
-    "backoff": lambda value: ("backoff", RetryPolicy.parse(value)),
+    "backoff": _backoff,
     "isolation": _isolation,
     "tags": _tags,
     "metadata": _metadata,

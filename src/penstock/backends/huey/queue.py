@@ -1,12 +1,17 @@
 """Huey behind the backend contract: one task, no results, no retries, no revocations, no clock of its own."""
 
+# Huey has no types: what comes out of it is unknown until it is put into ours.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownParameterType=false, reportMissingTypeArgument=false, reportMissingParameterType=false
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import logging
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, ClassVar
@@ -230,7 +235,7 @@ class _QuietConsumer(Consumer):
 
 
 @contextmanager
-def _told(path: str) -> Iterator[None]:
+def _told(path: str) -> Generator[None]:
     try:
         yield
     except (sqlite3.OperationalError, OSError) as error:
