@@ -312,7 +312,7 @@ def test_the_cache_of_a_job_that_will_be_tried_again_is_private_and_stays(place)
     [
         ("flaky", {}, "marker"),
         ("sales", {"final_vars": ["totl"]}, "no variable 'totl'"),
-        ("sales", {"inputs": {"day": "soon", "amount": "1"}, "final_vars": ["typed"]}, "input 'day'"),
+        ("sales", {"inputs": {"day": "soon", "amount": "1"}, "final_vars": ["typed"]}, "input 'day' is 'soon'"),
         ("looped", {}, "a cycle: "),
         ("broken", {"final_vars": ["x"]}, "fails to import: ModuleNotFoundError: No module named 'no_such_module"),
         ("extra", {}, "has no final_vars"),

@@ -357,7 +357,7 @@ def test_an_input_gets_its_declared_type_back(value, type_, expected):
 
 
 def test_an_input_that_does_not_fit_its_type_is_named():
-    with pytest.raises(InvalidPipelineError, match=r"input 'day': .*declares it as date"):
+    with pytest.raises(InvalidPipelineError, match=r"input 'day' is 'soon', .*declares it as date"):
         restored({"day": "soon"}, {"day": date})
 
 

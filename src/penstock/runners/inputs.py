@@ -32,7 +32,10 @@ def _restored(name: str, value: Any, type_: Any) -> Any:
     try:
         return msgspec.convert(value, type_, strict=False)
     except msgspec.ValidationError as error:
-        raise InvalidPipelineError(f"input {name!r}: {error}; the pipeline declares it as {_name(type_)}") from None
+        shown = repr(value) if len(repr(value)) < 80 else f"{repr(value)[:77]}..."
+        raise InvalidPipelineError(
+            f"input {name!r} is {shown}, but the pipeline declares it as {_name(type_)}: {error}"
+        ) from None
 
 
 def _knows(type_: Any) -> bool:
