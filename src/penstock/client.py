@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,48 +13,27 @@ from penstock import settings as settings_room
 from penstock.bridge import in_thread
 from penstock.core.config import Config, seconds
 from penstock.core.exceptions import BackendError, InvalidJobError, JobNotFoundError
-from penstock.gateway import DEFAULT_PRIORITY, Gateway, message_for
+from penstock.gateway import message_for
 from penstock.handle import JobHandle
-from penstock.job.lifecycle import Transition
-from penstock.job.models import Intent, Job, JobQuery, Outcome, Ref, WorkerInfo, new_job_id, worker_id
-from penstock.ledger import open_ledger
+from penstock.job.models import Intent, Job, JobQuery, Outcome, Ref, WorkerInfo, new_job_id
 from penstock.options import NAMES as OPTION_NAMES
 from penstock.options import JobOptions, intent
 from penstock.payload import encode_spec
+from penstock.rooms import Rooms, TasksNotLoadedWarning
 from penstock.sources.decorators import TASKS, BoundTask, Call, Task
-from penstock.sweeper import Sweeper
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from penstock.core.base import Ledger
-    from penstock.execution import Execution
-    from penstock.results import ResultStore
-    from penstock.runners.isolation import ChildPool
     from penstock.worker import Worker
-
-
-logger = logging.getLogger("penstock")
-
-
-_RETRY_POLL_S = 0.02
 
 
 class PublishWarning(UserWarning):
     """A job is recorded, but its message could not be handed to the engine; a sweep will publish it."""
 
 
-class TasksNotLoadedWarning(UserWarning):
-    """A file or module of `tasks` could not be loaded; ``traceback`` says where."""
-
-    def __init__(self, file: Any, error: str, traceback: str = "") -> None:
-        super().__init__(f"tasks not loaded: {file}: {error}")
-        self.file = str(file)
-        self.error = error
-        self.traceback = traceback
-
-
-class JobQueue:
+class JobQueue(Rooms):
     """One project's jobs: submits them, asks about them, works them off. Safe from any thread.
 
     ``JobQueue("huey+sqlite:///queue.db", ledger="sqlite:///ledger.db")`` takes everything from its arguments;
@@ -87,28 +61,14 @@ class JobQueue:
         Raises:
             ConfigError: a URL names nothing known, or a setting is wrong.
         """
-        self.root = Path(root or Path.cwd()).resolve()
+        at = Path(root or Path.cwd()).resolve()
         changes: dict[str, Any] = {"tasks": (*(config.tasks if config else ()), *tasks)}
         if backend is not None:
             changes["backend"] = backend
         if isinstance(ledger, str):
             changes["ledger"] = ledger
-        self.config = settings_room.anchored(msgspec.structs.replace(config or Config(), **changes), self.root)
-        self.owner = worker_id()
-        self._given_ledger = None if isinstance(ledger, str) else ledger
-        self._lock = threading.RLock()
-        self._listeners: list[Callable[[Job, Transition], None]] = []
-        self._closers: list[Callable[[], None]] = []
-        self._loaded = False
-        self.load_failures: list[TasksNotLoadedWarning] = []
-        self.gateway = Gateway(
-            self.config.backend,
-            engines=self.config.engines,
-            namespace=self.config.namespace,
-            execute=lambda message: self.execution.run(message),
-            aexecute=lambda message: self.execution.arun(message),
-        )
-        self._closers.append(self.gateway.close)
+        whole = settings_room.anchored(msgspec.structs.replace(config or Config(), **changes), at)
+        super().__init__(whole, root=at, ledger=None if isinstance(ledger, str) else ledger)
 
     # -- where a queue comes from -------------------------------------------------------------------------------
 
@@ -145,87 +105,7 @@ class JobQueue:
         """Make `Task.enqueue` use this queue (None: look at the configuration again)."""
         cls._default, cls._default_root = queue, Path.cwd()
 
-    # -- the rooms behind, opened on first use ------------------------------------------------------------------
-
-    @cached_property
-    def ledger(self) -> Ledger:
-        """The ledger. Raises `LedgerUnavailableError` on first use when it cannot be opened."""
-        if self._given_ledger is not None:
-            return self._given_ledger
-        with self._lock:
-            opened = open_ledger(
-                self.config.ledger,
-                durability=self.config.durability,
-                unsafe_network_fs=self.config.unsafe_network_fs,
-            )
-            self._closers.append(opened.close)
-            return opened
-
-    @cached_property
-    def results(self) -> ResultStore:
-        """The store of results that outgrow the ledger."""
-        from penstock.results import ResultStore
-
-        return ResultStore(self.config.results, inline_max_bytes=self.config.result_inline_max_bytes)
-
-    @cached_property
-    def sweeper(self) -> Sweeper:
-        """The sweeper of this process; a worker runs it, others may call its methods."""
-        return Sweeper(self.ledger, self.gateway, self.config, results=lambda: self.results)
-
-    @cached_property
-    def children(self) -> ChildPool:
-        """The warm child processes of this process."""
-        from penstock.runners.isolation import ChildPool
-
-        with self._lock:
-            pool = ChildPool(
-                results_url=self.config.results,
-                inline_max_bytes=self.config.result_inline_max_bytes,
-                max_jobs_per_child=self.config.worker.max_jobs_per_child,
-                cancel_grace_s=seconds(self.config.lease.cancel_grace),
-            )
-            self._closers.insert(0, pool.close)
-            return pool
-
-    @cached_property
-    def execution(self) -> Execution:
-        """What runs bodies in this process."""
-        from penstock.execution import Execution
-        from penstock.runners import configure
-
-        with self._lock:
-            self.load_tasks()
-            configure(self.config, root=self.root)
-            made = Execution(
-                self.ledger,
-                self.config,
-                owner=self.owner,
-                results=lambda: self.results,
-                children=lambda: self.children,
-                changed=self._tell,
-            )
-            self._closers.insert(0, made.close)
-            return made
-
-    def load_tasks(self) -> list[str]:
-        """Load the configured modules and folders once; return what could not be loaded, as texts.
-
-        Warns:
-            TasksNotLoadedWarning: for each failure; the other files' tasks work on.
-        """
-        if self._loaded or not self.config.tasks:
-            return []
-        from penstock.sources.scan import load_tasks
-
-        self._loaded = True
-        self.load_failures = [
-            TasksNotLoadedWarning(error.file, f"{error.type}: {error.message}", getattr(error, "traceback", ""))
-            for error in load_tasks(self.config.tasks, root=self.root).errors
-        ]
-        for failure in self.load_failures:
-            warnings.warn(failure, stacklevel=2)
-        return [str(failure) for failure in self.load_failures]
+    # -- asking for what can be submitted --------------------------------------------------------------------------
 
     def tasks(self) -> dict[str, Task[..., Any]]:
         """Return the tasks that can be enqueued here, by name. Warns as `load_tasks` does."""
@@ -246,17 +126,6 @@ class JobQueue:
                 for name in project.pipelines():
                     found.setdefault(name, project.root)
         return found
-
-    def on_change(self, listener: Callable[[Job, Transition], None]) -> None:
-        """Call ``listener`` after each attempt that ended in this process."""
-        self._listeners.append(listener)
-
-    def _tell(self, job: Job, transition: Transition) -> None:
-        for listener in self._listeners:
-            try:
-                listener(job, transition)
-            except Exception:
-                logger.exception("a listener failed on job %s", job.id)
 
     # -- submitting ---------------------------------------------------------------------------------------------
 
@@ -439,39 +308,9 @@ class JobQueue:
             call: what to run; its ``at``, ``delay`` and ``priority`` are ignored.
             echo: also write what the body writes to this process's stderr.
         """
-        from penstock.capture import Capture
+        from penstock.local import run_here
 
-        options = msgspec.structs.replace(
-            call.options, at=None, delay_s=None, priority=DEFAULT_PRIORITY, job_id=call.options.job_id or new_job_id()
-        )
-        given = Call(call.kind, call.name, call.spec, options)
-        done: Future[JobHandle] = Future()
-
-        def body() -> None:
-            try:
-                handle = here.enqueue(given)
-                while handle.outcome is Outcome.CREATED and not handle.refresh().state.final:
-                    if handle.job.scheduled_at <= here.now():
-                        here.sweeper.push([handle.job])
-                    time.sleep(_RETRY_POLL_S)
-                done.set_result(JobHandle(self, handle.job, handle.outcome))
-            except BaseException as error:  # noqa: BLE001 - raised again where somebody waits
-                done.set_exception(error)
-
-        with JobQueue("inline://", ledger=self.ledger, config=self.config, root=self.root) as here:
-            capture = here.execution.capture = Capture.install(echo=echo)
-            # In a thread of its own: an interrupt of the main thread must not look like an error of the body.
-            thread = threading.Thread(target=body, name="penstock-run", daemon=True)
-            thread.start()
-            try:
-                return done.result()
-            except BaseException:
-                if not done.done():
-                    self.job(str(options.job_id)).cancel()
-                    thread.join(2 * seconds(self.config.lease.cancel_grace))
-                raise
-            finally:
-                capture.uninstall()
+        return run_here(self, call, echo=echo)
 
     def worker(
         self,
@@ -485,13 +324,6 @@ class JobQueue:
         from penstock.worker import Worker
 
         return Worker(self, queues=queues, concurrency=concurrency, burst=burst, max_jobs=max_jobs)
-
-    def close(self) -> None:
-        """Let go of everything that was opened."""
-        with self._lock:
-            closers, self._closers = self._closers, []
-            for close in closers:
-                close()
 
     def __enter__(self) -> JobQueue:
         return self
@@ -531,6 +363,26 @@ class JobQueue:
         """`jobs`, awaited."""
         return await in_thread(self.jobs, **query)
 
+    async def arun(self, call: Call, *, echo: bool = False) -> JobHandle:
+        """`run`, awaited."""
+        return await in_thread(self.run, call, echo=echo)
+
+    async def atasks(self) -> dict[str, Task[..., Any]]:
+        """`tasks`, awaited."""
+        return await in_thread(self.tasks)
+
+    async def apipelines(self) -> dict[str, Path]:
+        """`pipelines`, awaited."""
+        return await in_thread(self.pipelines)
+
+    async def anow(self) -> datetime:
+        """`now`, awaited."""
+        return await in_thread(self.now)
+
+    async def aworkers(self, *, seen_within_s: float = 60.0) -> list[WorkerInfo]:
+        """`workers`, awaited."""
+        return await in_thread(self.workers, seen_within_s=seen_within_s)
+
     async def acounts(self) -> dict[str, int]:
         """`counts`, awaited."""
         return await in_thread(self.counts)
@@ -538,3 +390,6 @@ class JobQueue:
     async def aclose(self) -> None:
         """`close`, awaited."""
         return await in_thread(self.close)
+
+
+__all__ = ["JobQueue", "PublishWarning", "TasksNotLoadedWarning"]

@@ -1,4 +1,4 @@
-"""Finds backends by name: through the entry points a stranger's package would use, and on first use only."""
+"""Finds backends and plugins: through the entry points a stranger's package would use, and on first use only."""
 
 from __future__ import annotations
 
@@ -45,6 +45,15 @@ def backend_class(name: str) -> AnyBackendClass:
     found = plugins.hook.backend_class()
     if found is None:
         raise ConfigError(f"the entry point {name!r} in {hookspecs.GROUP} offers no backend_class hook")
+    return found
+
+
+@cache
+def plugins() -> pluggy.PluginManager:
+    """Import the plugins that are installed (group ``penstock.plugins``) and return them."""
+    found = pluggy.PluginManager(hookspecs.PROJECT)
+    found.add_hookspecs(hookspecs)
+    found.load_setuptools_entrypoints(hookspecs.PLUGINS)
     return found
 
 

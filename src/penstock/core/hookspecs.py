@@ -1,4 +1,8 @@
-"""The plugin hooks (pluggy). A package joins by an entry point in the group ``penstock.backends``."""
+"""The plugin hooks (pluggy).
+
+A backend joins by an entry point in the group ``penstock.backends``, whose name is the backend's; everything else by
+one in ``penstock.plugins``. Nothing of either is imported before it is needed.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ if TYPE_CHECKING:
 
 PROJECT = "penstock"
 GROUP = "penstock.backends"
+PLUGINS = "penstock.plugins"
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)

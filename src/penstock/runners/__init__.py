@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from penstock import registry
 from penstock.core.exceptions import InvalidJobError, did_you_mean
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ def runner_for(kind: str) -> Runner:
     if runner is None:
         home = _HOMES.get(kind)
         if home is None:
+            for theirs in registry.plugins().hook.runners():
+                for offered in theirs:
+                    register(offered)
+            if kind in _made:
+                return _made[kind]
             raise InvalidJobError(
                 f"no runner for jobs of kind {kind!r} is installed here; there are: {', '.join(kinds())}."
                 f"{did_you_mean(kind, kinds())}"
