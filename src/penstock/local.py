@@ -1,0 +1,57 @@
+"""One job, submitted and run here and now, whatever the engine."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from penstock.capture import Capture
+from penstock.core.config import seconds
+from penstock.gateway import DEFAULT_PRIORITY
+from penstock.handle import JobHandle
+from penstock.job.models import Outcome, new_job_id
+from penstock.sources.decorators import Call
+
+if TYPE_CHECKING:
+    from penstock.client import JobQueue
+
+_RETRY_POLL_S = 0.02
+
+
+def run_here(queue: JobQueue, call: Call, *, echo: bool) -> JobHandle:
+    """See `JobQueue.run`."""
+    options = msgspec.structs.replace(
+        call.options, at=None, delay_s=None, priority=DEFAULT_PRIORITY, job_id=call.options.job_id or new_job_id()
+    )
+    given = Call(call.kind, call.name, call.spec, options)
+    done: Future[JobHandle] = Future()
+
+    def body() -> None:
+        try:
+            handle = here.enqueue(given)
+            while handle.outcome is Outcome.CREATED and not handle.refresh().state.final:
+                if handle.job.scheduled_at <= here.now():
+                    here.sweeper.push([handle.job])
+                time.sleep(_RETRY_POLL_S)
+            done.set_result(JobHandle(queue, handle.job, handle.outcome))
+        except BaseException as error:  # noqa: BLE001 - raised again where somebody waits
+            done.set_exception(error)
+
+    with type(queue)("inline://", ledger=queue.ledger, config=queue.config, root=queue.root) as here:
+        capture = here.execution.capture = Capture.install(echo=echo)
+        # In a thread of its own: an interrupt of the main thread must not look like an error of the body.
+        thread = threading.Thread(target=body, name="penstock-run", daemon=True)
+        thread.start()
+        try:
+            return done.result()
+        except BaseException:
+            if not done.done():
+                queue.job(str(options.job_id)).cancel()
+                thread.join(2 * seconds(queue.config.lease.cancel_grace))
+            raise
+        finally:
+            capture.uninstall()

@@ -1,0 +1,167 @@
+"""The rooms behind a queue: ledger, results, sweeper, children, execution.
+
+Each is opened on first use; all are closed together.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from penstock import registry
+from penstock.core.config import Config, seconds
+from penstock.gateway import Gateway
+from penstock.job.lifecycle import Transition
+from penstock.job.models import Job, worker_id
+from penstock.ledger import open_ledger
+from penstock.sweeper import Sweeper
+
+if TYPE_CHECKING:
+    from penstock.core.base import Ledger
+    from penstock.execution import Execution
+    from penstock.results import ResultStore
+    from penstock.runners.isolation import ChildPool
+
+logger = logging.getLogger("penstock")
+
+
+class TasksNotLoadedWarning(UserWarning):
+    """A file or module of `tasks` could not be loaded; ``traceback`` says where."""
+
+    def __init__(self, file: Any, error: str, traceback: str = "") -> None:
+        super().__init__(f"tasks not loaded: {file}: {error}")
+        self.file = str(file)
+        self.error = error
+        self.traceback = traceback
+
+
+class Rooms:
+    """What one process opens for one configuration. Safe from any thread."""
+
+    def __init__(self, config: Config, *, root: Path, ledger: Ledger | None = None) -> None:
+        """Open nothing yet. A ledger that is given stays the caller's to close."""
+        self.config = config
+        self.root = root
+        self.owner = worker_id()
+        self._given_ledger = ledger
+        self._lock = threading.RLock()
+        self._listeners: list[Callable[[Job, Transition], None]] = []
+        self._closers: list[Callable[[], None]] = []
+        self._loaded = False
+        self.load_failures: list[TasksNotLoadedWarning] = []
+        self.gateway = Gateway(
+            self.config.backend,
+            engines=self.config.engines,
+            namespace=self.config.namespace,
+            execute=lambda message: self.execution.run(message),
+            aexecute=lambda message: self.execution.arun(message),
+        )
+        self._closers.append(self.gateway.close)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger. Raises `LedgerUnavailableError` on first use when it cannot be opened."""
+        if self._given_ledger is not None:
+            return self._given_ledger
+        with self._lock:
+            opened = open_ledger(
+                self.config.ledger,
+                durability=self.config.durability,
+                unsafe_network_fs=self.config.unsafe_network_fs,
+            )
+            self._closers.append(opened.close)
+            return opened
+
+    @cached_property
+    def results(self) -> ResultStore:
+        """The store of results that outgrow the ledger."""
+        from penstock.results import ResultStore
+
+        return ResultStore(self.config.results, inline_max_bytes=self.config.result_inline_max_bytes)
+
+    @cached_property
+    def sweeper(self) -> Sweeper:
+        """The sweeper of this process; a worker runs it, others may call its methods."""
+        return Sweeper(self.ledger, self.gateway, self.config, results=lambda: self.results)
+
+    @cached_property
+    def children(self) -> ChildPool:
+        """The warm child processes of this process."""
+        from penstock.runners.isolation import ChildPool
+
+        with self._lock:
+            pool = ChildPool(
+                results_url=self.config.results,
+                inline_max_bytes=self.config.result_inline_max_bytes,
+                max_jobs_per_child=self.config.worker.max_jobs_per_child,
+                cancel_grace_s=seconds(self.config.lease.cancel_grace),
+            )
+            self._closers.insert(0, pool.close)
+            return pool
+
+    @cached_property
+    def execution(self) -> Execution:
+        """What runs bodies in this process."""
+        from penstock.execution import Execution
+        from penstock.runners import configure
+
+        with self._lock:
+            self.load_tasks()
+            configure(self.config, root=self.root)
+            made = Execution(
+                self.ledger,
+                self.config,
+                owner=self.owner,
+                results=lambda: self.results,
+                children=lambda: self.children,
+                changed=self._tell,
+            )
+            self._closers.insert(0, made.close)
+            return made
+
+    def load_tasks(self) -> list[str]:
+        """Load the configured modules and folders once; return what could not be loaded, as texts.
+
+        Warns:
+            TasksNotLoadedWarning: for each failure; the other files' tasks work on.
+        """
+        if self._loaded or not self.config.tasks:
+            return []
+        from penstock.sources.scan import load_tasks
+
+        self._loaded = True
+        self.load_failures = [
+            TasksNotLoadedWarning(error.file, f"{error.type}: {error.message}", getattr(error, "traceback", ""))
+            for error in load_tasks(self.config.tasks, root=self.root).errors
+        ]
+        for failure in self.load_failures:
+            warnings.warn(failure, stacklevel=2)
+        return [str(failure) for failure in self.load_failures]
+
+    def on_change(self, listener: Callable[[Job, Transition], None]) -> None:
+        """Call ``listener`` after each attempt that ended in this process."""
+        self._listeners.append(listener)
+
+    @cached_property
+    def _plugin_listeners(self) -> list[Callable[[Job, Transition], None]]:
+        hook = registry.plugins().hook.job_changed
+        return [lambda job, transition: hook(job=job, transition=transition)] if hook.get_hookimpls() else []
+
+    def _tell(self, job: Job, transition: Transition) -> None:
+        for listener in (*self._listeners, *self._plugin_listeners):
+            try:
+                listener(job, transition)
+            except Exception:
+                logger.exception("a listener failed on job %s", job.id)
+
+    def close(self) -> None:
+        """Let go of everything that was opened."""
+        with self._lock:
+            closers, self._closers = self._closers, []
+            for close in closers:
+                close()
