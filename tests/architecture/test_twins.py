@@ -26,7 +26,7 @@ CLASSES = list(NO_TWIN)
 def _verbs(owner):
     return {
         name: member
-        for name, member in vars(owner).items()
+        for name, member in inspect.getmembers(owner)
         if inspect.isfunction(member) and not name.startswith("_") and not inspect.iscoroutinefunction(member)
     }
 
