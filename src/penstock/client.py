@@ -23,6 +23,7 @@ from penstock.rooms import Rooms, TasksNotLoadedWarning
 from penstock.sources.decorators import TASKS, BoundTask, Call, Task
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from datetime import datetime
 
     from penstock.core.base import Ledger
@@ -311,6 +312,18 @@ class JobQueue(Rooms):
         from penstock.local import run_here
 
         return run_here(self, call, echo=echo)
+
+    def captured(self, *, echo: bool = False) -> AbstractContextManager[None]:
+        """Keep what bodies write with their attempts, where an enqueue runs them in this process (``inline://``).
+
+        A worker and `run` do so by themselves; else it goes where this process's own output goes.
+
+        Args:
+            echo: also write it to this process's stderr.
+        """
+        from penstock.local import captured
+
+        return captured(self, echo=echo)
 
     def worker(
         self,

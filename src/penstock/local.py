@@ -1,9 +1,11 @@
-"""One job, submitted and run here and now, whatever the engine."""
+"""Jobs that run here and now, in the process that submits them."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -41,8 +43,10 @@ def run_here(queue: JobQueue, call: Call, *, echo: bool) -> JobHandle:
         except BaseException as error:  # noqa: BLE001 - raised again where somebody waits
             done.set_exception(error)
 
-    with type(queue)("inline://", ledger=queue.ledger, config=queue.config, root=queue.root) as here:
-        capture = here.execution.capture = Capture.install(echo=echo)
+    with (
+        type(queue)("inline://", ledger=queue.ledger, config=queue.config, root=queue.root) as here,
+        captured(here, echo=echo),
+    ):
         # In a thread of its own: an interrupt of the main thread must not look like an error of the body.
         thread = threading.Thread(target=body, name="penstock-run", daemon=True)
         thread.start()
@@ -53,5 +57,17 @@ def run_here(queue: JobQueue, call: Call, *, echo: bool) -> JobHandle:
                 queue.job(str(options.job_id)).cancel()
                 thread.join(2 * seconds(queue.config.lease.cancel_grace))
             raise
-        finally:
-            capture.uninstall()
+
+
+@contextlib.contextmanager
+def captured(queue: JobQueue, *, echo: bool) -> Iterator[None]:
+    """See `JobQueue.captured`."""
+    if not queue.gateway.in_process:
+        yield
+        return
+    capture = queue.execution.capture = Capture.install(echo=echo)
+    try:
+        yield
+    finally:
+        queue.execution.capture = None
+        capture.uninstall()

@@ -54,7 +54,8 @@ def retry(first: str, /, *more: str, session: Annotated[Session, Parameter(parse
     queue = session.queue()
 
     def verb(handle: JobHandle) -> tuple[dict[str, Any], str]:
-        again = handle.retry()
+        with queue.captured(echo=session.verbose > 0):
+            again = handle.retry()
         document = {**show.job_document(again.job, queue.now()), "outcome": str(again.outcome)}
         return document, f"{again.id}  {again.name}: again of {handle.id}" if session.pretty else again.id
 

@@ -19,8 +19,8 @@ from penstock.sources.decorators import Call
 _OPTIONS = Group("Job options", sort_key=50)
 
 
-def _option(*names: str) -> Parameter:
-    return Parameter(name=names or None, group=_OPTIONS, show_default=False, negative="")
+def _option(*names: str, hyphen: bool = False) -> Parameter:
+    return Parameter(name=names, group=_OPTIONS, show_default=False, negative="", allow_leading_hyphen=hyphen)
 
 
 def enqueue(
@@ -40,7 +40,7 @@ def enqueue(
     ] = None,
     queue: Annotated[str | None, _option("--queue")] = None,
     priority: Annotated[int | None, _option("--priority")] = None,
-    delay: Annotated[str | None, _option("--delay", "--in")] = None,
+    delay: Annotated[str | None, _option("--delay", "--in", hyphen=True)] = None,
     at: Annotated[str | None, _option("--at")] = None,
     key: Annotated[str | None, _option("--key")] = None,
     max_attempts: Annotated[int | None, _option("--max-attempts")] = None,
@@ -93,7 +93,8 @@ def enqueue(
             "tags": tag or None,
         },
     )  # fmt: skip
-    handle = opened.enqueue(call)
+    with opened.captured(echo=session.verbose > 0):
+        handle = opened.enqueue(call)
     if not (wait or follow):
         _print_submitted(session, opened, handle)
         return OK
