@@ -44,6 +44,7 @@ class Capture:
         self._factory_before: Callable[..., logging.LogRecord] = logging.getLogRecordFactory()
         self._factory: Callable[..., logging.LogRecord] = self._make_record
         self._sink_id: int | None = None
+        self._loguru_level = level
 
     @classmethod
     def install(cls, mode: Mode = "context", *, echo: bool = False, level: int = logging.INFO) -> Capture:
@@ -70,10 +71,11 @@ class Capture:
         return self
 
     @classmethod
-    def rearm_installed(cls) -> None:
+    def rearm_installed(cls, level: str | None) -> bool:
         """See `rearm_loguru` below."""
         if cls._installed is not None:
-            cls._installed.rearm_loguru()
+            cls._installed.rearm_loguru(level)
+        return cls._installed is not None
 
     def uninstall(self) -> None:
         """Put everything back as it was."""
@@ -100,13 +102,18 @@ class Capture:
         # A process that the body has forked cannot reach the ledger: its lines go to the real streams.
         return run if os.getpid() == self._pid else None
 
-    def rearm_loguru(self) -> None:
+    def rearm_loguru(self, level: str | None = None) -> None:
         """Add our sink to loguru, if loguru is loaded and our sink is not there.
 
         FlowerPower calls ``logger.remove()`` when it is imported and at each run; whoever calls it, calls this after.
+        From now on loguru's lines of ``level`` and above are kept; None: of the capture's own level.
         """
-        if "loguru" in sys.modules and not self._sink_is_there():
-            self._sink_id = _loguru().add(self._loguru_sink, level=self._level, format="{message}")
+        if "loguru" not in sys.modules:
+            return
+        self._loguru_level = self._level if level is None else _loguru().level(level).no
+        if not self._sink_is_there():
+            # Level 0, because a sink with another level would be a new one, and to add one takes loguru 5 ms.
+            self._sink_id = _loguru().add(self._loguru_sink, level=0, format="{message}")
 
     def keeps_already(self) -> bool:
         """Whether the code that writes now is a log handler, whose record was kept when it was made."""
@@ -140,8 +147,8 @@ class Capture:
 
     def _loguru_sink(self, message: Any) -> None:
         run = self.run()
-        if run is not None:
-            record = message.record
+        record = message.record
+        if run is not None and record["level"].no >= self._loguru_level:
             run.lines.add(record["level"].name, record["name"] or "loguru", str(message).rstrip("\n"))
 
     def _sink_is_there(self) -> bool:
@@ -228,9 +235,12 @@ class _Buffer(io.RawIOBase):
         """Stay open, as the stream does."""
 
 
-def rearm_loguru() -> None:
-    """`Capture.rearm_loguru` of the capture that is installed, if any. Call it after FlowerPower set up its logs."""
-    Capture.rearm_installed()
+def rearm_loguru(level: str | None = None) -> bool:
+    """`Capture.rearm_loguru` of the capture that is installed; return whether there is one.
+
+    Call it after FlowerPower set up its logs.
+    """
+    return Capture.rearm_installed(level)
 
 
 def _loguru() -> Any:

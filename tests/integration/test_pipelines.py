@@ -38,6 +38,7 @@ def raw(path: str) -> pd.DataFrame:
     return pd.read_csv(path)
 
 def cleaned(raw: pd.DataFrame, min_qty: int) -> pd.DataFrame:
+    logger.debug("in detail")
     logger.info("cleaning {} rows", len(raw))
     logging.getLogger("shop").info("by logging")
     print("by print")
@@ -253,6 +254,17 @@ def test_a_process_pool_takes_the_items(place):
 @pytest.mark.parametrize("text", ["cleaning 4 rows", "by logging", "by print"])
 def test_lines_of_loguru_logging_and_print_are_kept(place, text):
     assert [line.text for line in place.run("sales").lines].count(text) == 1
+
+
+@pytest.mark.parametrize(("level", "count"), [("DEBUG", 2), ("INFO", 1), ("ERROR", 0)])
+def test_the_log_level_says_which_lines_of_loguru_are_kept(place, level, count):
+    lines = place.run("sales", log_level=level).lines
+    assert sum(line.text.startswith("cleaning ") or line.text == "in detail" for line in lines) == count
+
+
+def test_the_level_of_one_job_is_not_that_of_the_next(place):
+    place.run("sales", log_level="ERROR")
+    assert "cleaning 4 rows" in [line.text for line in place.run("sales").lines]
 
 
 # -- failing --------------------------------------------------------------------------------------------------------

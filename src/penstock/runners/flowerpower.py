@@ -79,7 +79,8 @@ def run_flowerpower(project: Project, spec: PipelineRunSpec, job: Job, run: Run)
     driver = build(modules, resolved.config or {}, [], _plain_executor(spec))
     inputs = inputs_for(driver, spec, resolved.inputs or {})
     check_graph(driver, resolved.final_vars, inputs, {})
-    given.pop("reload", None)
+    if _logs_at(resolved.log_level):
+        given["log_level"] = None  # FlowerPower would take our sink away and put one of its own there, in 10 ms
     with job_cache(project, job, _cache_spec(spec, resolved)) as caches:
         hooks = [*_configured(manager, name, resolved), *named_adapters(spec.adapters), *caches, node_hook(watch)]
         given |= {
@@ -101,6 +102,7 @@ def manager_of(root: Path) -> Any:
     if manager is None:
         try:
             from flowerpower.pipeline import PipelineManager
+            from flowerpower.utils.logging import ensure_logging_initialized
         except ImportError as error:
             raise InvalidPipelineError(
                 f'FlowerPower cannot be imported here: {error}. Run: pip install "penstock[flowerpower]"'
@@ -108,9 +110,21 @@ def manager_of(root: Path) -> Any:
         try:
             import_hamilton()
             manager = _managers[root] = PipelineManager(base_dir=str(root))
+            ensure_logging_initialized()  # or the first run does it, and removes every sink once more
         finally:
             rearm_loguru()  # importing FlowerPower removes every sink
     return manager
+
+
+def _logs_at(level: str | None) -> bool:
+    """Keep what loguru writes from this level on, as FlowerPower shows it; return whether it is kept at all."""
+    level = level.upper() if level else None
+    kept = rearm_loguru(level)
+    if kept:
+        from loguru import logger as loguru
+
+        (loguru.disable if level == "CRITICAL" else loguru.enable)("flowerpower")
+    return kept
 
 
 def _given(spec: PipelineRunSpec) -> dict[str, Any]:

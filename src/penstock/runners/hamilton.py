@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
 
-from penstock.capture import rearm_loguru
 from penstock.runners.inputs import check_graph, restored, unveiled
 from penstock.runners.nodes import NodeWatch
 from penstock.runners.pipeline import CacheSpec, HamiltonTarget, InvalidPipelineError
@@ -297,7 +296,6 @@ def _hook_class() -> type[Any]:
             return _deaf_hook, ()
 
         def run_before_graph_execution(self, *, execution_path: Any, **_kwargs: Any) -> None:
-            rearm_loguru()  # FlowerPower has removed every sink by now
             if self._watch is not None:
                 self._watch.graph_started(execution_path, self._overridden)
 
