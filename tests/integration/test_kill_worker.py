@@ -5,6 +5,7 @@ The judge of the overlaps is a file that the bodies append to; the ledger is not
 
 from __future__ import annotations
 
+import itertools
 import random
 import signal
 import time
@@ -77,7 +78,7 @@ def test_twenty_kills_over_two_hundred_jobs(tmp_path):
         jobs = queue.enqueue_many([work.call(file=str(record), seconds=BODY_S) for _ in range(JOBS)])
         workers = [start(), start()]
         try:
-            for kill in range(KILLS):
+            for _ in range(KILLS):
                 victim = workers.pop(0)
                 # Only a worker with a body in its hands is worth killing; each gets a random moment of its life.
                 if look() < JOBS:
@@ -107,7 +108,7 @@ def test_twenty_kills_over_two_hundred_jobs(tmp_path):
     assert set(spans) == set(rows), "a job has succeeded and never ran"
     for job_id, of_job in spans.items():
         of_job.sort(key=lambda span: span.began)
-        for one, other in zip(of_job, of_job[1:], strict=False):
+        for one, other in itertools.pairwise(of_job):
             assert one.until <= other.began, f"two owners at once: {one} and {other}"
         assert [span.attempt for span in of_job] == sorted({span.attempt for span in of_job})
         assert of_job[-1].ended, f"{job_id} has succeeded and its last body never ended"
