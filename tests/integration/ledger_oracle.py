@@ -283,10 +283,8 @@ class Pair:
     def apply(self, *transitions: Transition) -> list[Job | None]:
         """Apply one alone or several together; return the rows that were answered."""
         wanted = [self.model.apply(transition, self.clock.now) for transition in transitions]
-        if len(transitions) == 1:
-            answers = [self.ledger.apply(transitions[0])]
-        else:
-            answers = self.ledger.apply_many(transitions)
+        alone = len(transitions) == 1
+        answers = [self.ledger.apply(transitions[0])] if alone else self.ledger.apply_many(transitions)
         got = [
             None if a is None else (str(a.state), a.cancel_requested, None if a.job is None else as_row(a.job, w[2]))
             if w is not None and (w[2] is None) == (a.job is None)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
-    consumes,
     invariant,
     multiple,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -29,6 +29,10 @@ quarters = st.integers(0, 80).map(lambda n: n / 4)
 errors = st.sampled_from(
     [ErrorInfo("ValueError", "no"), ErrorInfo("KeyError", "ünd \U0001f4a5", "tb", ("LookupError",))]
 )
+
+
+# Few jobs, so that workers, sweepers and stale attempts meet on the same ones.
+few = precondition(lambda machine: len(machine.pair.model.rows) < 3)
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -54,13 +58,14 @@ class LedgerMachine(RuleBasedStateMachine):
         backoff = RetryPolicy(base_s=5.0, jitter=0.0)
         return Intent(id=f"job-{next(self.numbers):04}", kind="task", name="t", spec=b"{}", backoff=backoff, **fields)
 
+    @few
     @rule(
         target=jobs,
         key=st.sampled_from([None, None, "a", "b"]),
         tick=st.sampled_from([None, None, None, "s@1", "s@2"]),
         delay_s=st.sampled_from([0.0, 0.0, 0.0, -5.0, 0.25, 90.0]),
         max_attempts=st.integers(1, 3),
-        max_crashes=st.integers(1, 2),
+        max_crashes=st.sampled_from([1, 2, 9, 9]),
     )
     def enqueue(self, key, tick, delay_s, max_attempts, max_crashes):
         intent = self._intent(
@@ -69,6 +74,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.pair.insert(intent)
         return intent.id
 
+    @few
     @rule(target=jobs, key=st.sampled_from([None, "a", "b"]), in_s=st.sampled_from([-1.0, 0.0, 45.0]))
     def enqueue_two_at_once(self, key, in_s):
         first, second = (self._intent(key=key, at=after(self.clock, in_s)) for _ in range(2))
@@ -112,7 +118,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def the_child_dies(self, mine: Job, error):
         self.pair.apply(lifecycle.rescue(mine, error=error, by_parent=True))
 
-    @rule(mine=consumes(attempts), done=st.integers(0, 9), message=st.sampled_from([None, "half"]))
+    @rule(mine=attempts, done=st.integers(0, 9), message=st.sampled_from([None, "half"]))
     def progress(self, mine: Job, done, message):
         self.pair.report(Progress(job_id=mine.id, attempt=mine.attempt, nodes_done=done, message=message))
 
@@ -124,9 +130,19 @@ class LedgerMachine(RuleBasedStateMachine):
     def somebody_looks_at_a_job(self, job):
         return self.pair.ledger.get(job) if job in self.pair.model.rows else multiple()
 
-    @rule(row=seen, error=st.none() | errors)
+    @rule(row=seen | attempts, error=st.none() | errors)
     def rescue(self, row: Job, error):
         self.pair.apply(lifecycle.rescue(row, error=error))
+
+    @rule(target=attempts, lost=attempts, claims_again=st.sampled_from(["w1", "w2"]))
+    def an_owner_freezes_and_its_job_goes_on_elsewhere(self, lost: Job, claims_again):
+        for _ in range(2):
+            self.clock.now += LEASE_S + 0.25
+            if lost.id in self.pair.model.rows:
+                self.pair.apply(lifecycle.rescue(self.pair.ledger.get(lost.id)))
+            (row,) = self.pair.apply(lifecycle.claim(lost.id, owner=claims_again, lease_s=LEASE_S))
+        self.clock.now += LEASE_S + 0.25
+        return multiple() if row is None else row
 
     @rule(row=seen)
     def publish(self, row: Job):
