@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -54,13 +54,18 @@ def run_here(queue: JobQueue, call: Call, *, echo: bool) -> JobHandle:
             return done.result()
         except BaseException:
             if not done.done():
-                queue.job(str(options.job_id)).cancel()
-                thread.join(2 * seconds(queue.config.lease.cancel_grace))
+                try:
+                    queue.job(str(options.job_id)).cancel()
+                    thread.join(seconds(queue.config.lease.cancel_grace))
+                finally:
+                    # A body that blocks in C dies with this process; with the cancel asked for, this ends its job.
+                    here.execution.interrupt_all("lost")
+                    here.execution.hand_back()
             raise
 
 
 @contextlib.contextmanager
-def captured(queue: JobQueue, *, echo: bool) -> Iterator[None]:
+def captured(queue: JobQueue, *, echo: bool) -> Generator[None]:
     """See `JobQueue.captured`."""
     if not queue.gateway.in_process:
         yield

@@ -73,7 +73,9 @@ GLOBALS = (
     ("--version", "Which version this is"),
 )
 
-REF = "REF is a job's id, a unique beginning of it (4 letters or more), or a task's or\npipeline's name, which stands for its latest job."
+REF = """\
+REF is a job's id, a unique beginning of it (4 letters or more), or a task's or
+pipeline's name, which stands for its latest job."""
 
 
 def help_page(*, color: bool) -> str:

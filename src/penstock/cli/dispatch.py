@@ -120,6 +120,7 @@ def _run(app: App, words: list[str], argv: tuple[str, ...] | None) -> int:
         finally:
             session.close()
 
+    app.meta.suppress_keyboard_interrupt = False
     called: Callable[..., Any] = app.meta
     return _code(called(words, exit_on_error=False, print_error=False, result_action="return_value"))
 
