@@ -83,9 +83,10 @@ def bulk_enqueue() -> list[ROW]:
         pass
 
     def measure() -> float:
-        with folder() as path, JobQueue(
-            f"huey+sqlite:///{path}/queue.db", ledger=f"sqlite:///{path}/ledger.db", root=path
-        ) as queue:
+        with (
+            folder() as path,
+            JobQueue(f"huey+sqlite:///{path}/queue.db", ledger=f"sqlite:///{path}/ledger.db", root=path) as queue,
+        ):
             queue.enqueue(noop, 0)
             started = time.perf_counter()
             queue.enqueue_many([noop.call(number) for number in range(5000)])
@@ -120,7 +121,9 @@ def full_ledger() -> list[ROW]:
 
     def lists_us(ledger: Any) -> float:
         queries = [
-            JobQuery(limit=50), JobQuery(limit=50, name="noop"), JobQuery(limit=50, states=("succeeded",)),
+            JobQuery(limit=50),
+            JobQuery(limit=50, name="noop"),
+            JobQuery(limit=50, states=("succeeded",)),
             JobQuery(limit=50, states=("failed",)),
         ]
         started = time.perf_counter()
@@ -165,9 +168,7 @@ def plain_huey(path: Path, count: int, threads: int) -> float:
         [("plain", huey.serialize_task(noop.task_class((n,), {})), 0, str(n)) for n in range(count)]
     )
     huey.storage.listen(["plain"])
-    consumer = _QuietConsumer(
-        huey, workers=threads, periodic=False, initial_delay=0.005, max_delay=0.1, backoff=1.5
-    )
+    consumer = _QuietConsumer(huey, workers=threads, periodic=False, initial_delay=0.005, max_delay=0.1, backoff=1.5)
     started = time.perf_counter()
     consumer.start()
     thread = threading.Thread(target=consumer.run_until_stopped)
@@ -218,8 +219,11 @@ def drain() -> list[ROW]:
         bar = ">= 70 %" if threads == 10 else ""
         rows.append(
             (
-                f"no-op jobs drained, huey+sqlite, concurrency {threads}", f"{b:,.0f} jobs/s ({b / a:.0%})",
-                f"plain Huey: {a:,.0f} jobs/s", bar, b >= 0.7 * a if bar else None,
+                f"no-op jobs drained, huey+sqlite, concurrency {threads}",
+                f"{b:,.0f} jobs/s ({b / a:.0%})",
+                f"plain Huey: {a:,.0f} jobs/s",
+                bar,
+                b >= 0.7 * a if bar else None,
             )
         )
     return rows
@@ -239,7 +243,9 @@ def warm_pipeline() -> list[ROW]:
     alone_ms = float(own.stdout.strip().splitlines()[-1])
     with folder() as path, JobQueue.for_project(example) as found:
         queue = JobQueue(
-            f"huey+sqlite:///{path}/queue.db", ledger=f"sqlite:///{path}/ledger.db", config=found.config,
+            f"huey+sqlite:///{path}/queue.db",
+            ledger=f"sqlite:///{path}/ledger.db",
+            config=found.config,
             root=found.root,
         )
         with queue, queue.worker(concurrency=1):
@@ -256,8 +262,11 @@ def warm_pipeline() -> list[ROW]:
     over = job_ms - alone_ms
     return [
         (
-            "warm FlowerPower job above its own run", f"{over:.0f} ms", f"{job_ms:.0f} ms as a job, {alone_ms:.0f} ms alone",
-            "<= 40 ms", over <= 40,
+            "warm FlowerPower job above its own run",
+            f"{over:.0f} ms",
+            f"{job_ms:.0f} ms as a job, {alone_ms:.0f} ms alone",
+            "<= 40 ms",
+            over <= 40,
         )
     ]
 
@@ -278,7 +287,11 @@ def import_time() -> list[ROW]:
         bare.append(took_ms("pass"))
         named.append(took_ms("import penstock"))
         public.append(took_ms("import penstock; penstock.JobQueue, penstock.task"))
-        cli.append(took_ms("import sys; sys.argv=['penstock','--help']\nfrom penstock.cli.main import main\nimport contextlib, io\nwith contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): main()"))
+        cli.append(
+            took_ms(
+                "import sys; sys.argv=['penstock','--help']\nfrom penstock.cli.main import main\nimport contextlib, io\nwith contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): main()"
+            )
+        )
     a, b, c, d = (statistics.median(x) for x in (bare, named, public, cli))
     return [
         ("import penstock above bare Python", f"{b - a:.0f} ms", f"bare: {a:.0f} ms", "<= 80 ms", b - a <= 80),

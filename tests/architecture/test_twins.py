@@ -33,7 +33,9 @@ def _verbs(owner):
 
 def _twins(owner):
     return {
-        name for name, member in vars(owner).items() if inspect.iscoroutinefunction(member) and not name.startswith("_")
+        name
+        for name, member in inspect.getmembers(owner)
+        if inspect.iscoroutinefunction(member) and not name.startswith("_")
     }
 
 

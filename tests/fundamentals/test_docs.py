@@ -2,7 +2,7 @@
 
 - ``python`` is a script; the comments behind its ``print`` calls are what it must print. A block whose first line is a
   comment that names a file (``# jobs/shop.py``) is written there instead.
-- ``toml`` must be a valid configuration.
+- ``toml`` must be a valid configuration; the variables that it names are set.
 - ``console``: its ``$ penstock ...`` and ``$ cd ...`` lines are run and must exit 0.
 - The word ``norun`` behind the language leaves a block out; what needs more than an empty folder says so with it.
 """
@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "dev_docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"#\s*([\w./-]+\.(?:py|toml|yml|yaml))\s*\n")
+VARIABLE = re.compile(r"(?:env:|\$\{)(\w+)")
 PRINTED = re.compile(r"print\(.*\)\s+# (.+)$", re.MULTILINE)
 KINDS = ("python", "toml", "console")
 
@@ -64,12 +65,15 @@ def run_python(block: Block, folder: Path) -> None:
     assert [line for line in printed if line in expected] == expected, printed
 
 
-def check_toml(block: Block, folder: Path) -> None:
+def check_toml(block: Block, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from penstock import settings
 
     apart = folder / f"line_{block.line}"
     apart.mkdir()
-    (apart / "penstock.toml").write_text(block.code)
+    named = FILE.match(block.code)
+    (apart / ("pyproject.toml" if named and named[1] == "pyproject.toml" else "penstock.toml")).write_text(block.code)
+    for variable in VARIABLE.findall(block.code):
+        monkeypatch.setenv(variable, "inline://")
     settings.load(apart)
 
 
@@ -90,13 +94,13 @@ def run_console(block: Block, folder: Path) -> Path:
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if page.exists() and blocks_of(page)], ids=lambda page: page.name
 )
-def test_what_a_page_shows_works(page: Path, tmp_path: Path) -> None:
+def test_what_a_page_shows_works(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path
     for block in blocks_of(page):
         if block.language == "python":
             run_python(block, folder)
         elif block.language == "toml":
-            check_toml(block, folder)
+            check_toml(block, folder, monkeypatch)
         else:
             run_console(block, folder)
 

@@ -290,10 +290,10 @@ class Runner(ABC):
         May return an awaitable: the caller awaits it, on the engine's loop where there is one.
         """
 
-    def configure(self, config: Config, root: Path) -> None:
+    def configure(self, config: Config, root: Path) -> None:  # noqa: B027 - a runner may have nothing to learn
         """Learn which project this process works for. Raises `ConfigError`."""
 
-    def prepare_child(self, setup: Mapping[str, Any]) -> None:
+    def prepare_child(self, setup: Mapping[str, Any]) -> None:  # noqa: B027 - or nothing to load
         """In a new child process: load what `child_setup` names. What it raises fails the job that waits for it."""
 
     def missing(self, job: Job) -> str | None:
@@ -309,10 +309,11 @@ class Runner(ABC):
         return self.kind
 
     def child_setup(self, job: Job) -> Mapping[str, Any]:
-        """Return plain data from which the child prepares itself. Read by the child process itself:
+        """Return plain data from which the child prepares itself.
 
-        ``cwd`` (working folder), ``sys_path`` (put in front), ``env`` (added to the environment), ``watch`` (files and folders
-        whose change replaces the child). Everything else is for `prepare_child`.
+        The child process itself reads ``cwd`` (working folder), ``sys_path`` (put in front), ``env`` (added to the
+        environment) and ``watch`` (files and folders whose change replaces the child). Everything else is for
+        `prepare_child`.
         """
         return {}
 

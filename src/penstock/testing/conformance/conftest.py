@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,10 +24,24 @@ from penstock.testing.harness import (
 if TYPE_CHECKING:
     from penstock.client import JobQueue
 
+_REQUIRE = "PENSTOCK_REQUIRE_SERVICES"
+"""Set to 1 where everything is said to be there: what is missing fails then, and is skipped otherwise."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the suite's marker."""
     config.addinivalue_line("markers", "capability(flag): the test says what a capability flag means")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what could not be tested here: an engine that is missing must not look like one that passed."""
+    missing = {found.name: why for found in _harnesses(config) if (why := found.available()) is not None}
+    tested = ", ".join(found.name for found in _harnesses(config) if found.name not in missing)
+    terminalreporter.write_line(f"conformance: tested {tested or 'nothing'}; missing: {_told_missing(missing)}")
+
+
+def _told_missing(missing: dict[str, str]) -> str:
+    return "; ".join(f"{name} ({why})" for name, why in missing.items()) or "nothing"
 
 
 def _harnesses(config: pytest.Config) -> list[type[Harness]]:
@@ -49,7 +64,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         ledgers = [url for url in ledgers if not url.startswith("memory:")] or [LEDGERS[-1]]
     pairs: list[Any] = []
     for harness in _harnesses(metafunc.config):
-        why_not = harness.available()
+        why_not = None if os.environ.get(_REQUIRE) == "1" else harness.available()
         marks = [pytest.mark.skip(reason=f"{harness.name}: {why_not}")] if why_not else []
         pairs.extend(
             pytest.param((harness, url), id=f"{harness.name}-{url.partition(':')[0]}", marks=marks) for url in ledgers
@@ -60,6 +75,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def harness(where: tuple[type[Harness], str], tmp_path: Path) -> Iterator[Harness]:
     """The engine under test, empty."""
+    if (why_not := where[0].available()) is not None:
+        pytest.fail(f"{where[0].name} is required here ({_REQUIRE}=1) and missing: {why_not}")
     made = where[0](tmp_path)
     yield made
     made.reset()
