@@ -2,7 +2,7 @@
 
 - ``python`` is a script; the comments behind its ``print`` calls are what it must print. A block whose first line is a
   comment that names a file (``# jobs/shop.py``) is written there instead.
-- ``toml`` must be a valid configuration; the variables that it names are set.
+- ``toml`` must be a valid configuration; the variables and secrets that it names are there.
 - ``console``: its ``$ penstock ...`` and ``$ cd ...`` lines are run and must exit 0.
 - The word ``norun`` behind the language leaves a block out; what needs more than an empty folder says so with it.
 """
@@ -24,6 +24,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "dev_docs
 FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"#\s*([\w./-]+\.(?:py|toml|yml|yaml))\s*\n")
 VARIABLE = re.compile(r"(?:env:|\$\{)(\w+)")
+SECRET = re.compile(r"file:/[\w/.-]+")
 PRINTED = re.compile(r"print\(.*\)\s+# (.+)$", re.MULTILINE)
 KINDS = ("python", "toml", "console")
 
@@ -71,7 +72,9 @@ def check_toml(block: Block, folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     apart = folder / f"line_{block.line}"
     apart.mkdir()
     named = FILE.match(block.code)
-    (apart / ("pyproject.toml" if named and named[1] == "pyproject.toml" else "penstock.toml")).write_text(block.code)
+    (apart / "secret").write_text("a secret")
+    code = SECRET.sub(f"file:{apart / 'secret'}", block.code)
+    (apart / ("pyproject.toml" if named and named[1] == "pyproject.toml" else "penstock.toml")).write_text(code)
     for variable in VARIABLE.findall(block.code):
         monkeypatch.setenv(variable, "inline://")
     settings.load(apart)
