@@ -111,7 +111,8 @@ def value(job: JobHandle) -> str:
 def said(name: str) -> Callable[[JobHandle], str]:
     def note(job: JobHandle) -> str:
         found = job.result(0)[name]
-        return f"{found['flights']} flights, {found['average_delay']} min late; worst {found['worst_hour']}"
+        worst = found["worst_hour"].partition(",")[0]
+        return f"{found['flights']} flights, {found['average_delay']} min late; worst {worst}"
 
     return note
 

@@ -11,7 +11,6 @@ from penstock.cli import failures
 from penstock.core import exceptions as errors
 from penstock.job.models import ErrorInfo
 
-
 BAD = ErrorInfo("ValueError", "bad")
 
 
