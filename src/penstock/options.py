@@ -142,7 +142,7 @@ def _delay(value: Any) -> tuple[str, Any]:
 
 
 def _timeout(value: Any) -> tuple[str, Any]:
-    if value in (False, "none", "never"):
+    if value is False or value in ("none", "never"):
         return "timeout_s", math.inf
     timeout_s = parse_duration_s(value)
     if timeout_s <= 0:

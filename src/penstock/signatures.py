@@ -97,6 +97,11 @@ class Plan:
 
     def _check_one(self, name: str, value: Any, convert: Convert | None) -> None:
         plain_data_or_raise(value, f"{self._name}.{name}")
+        if convert is None and isinstance(value, bytes | bytearray):
+            raise ArgumentsError(
+                f"task {self._name}: parameter {name!r} is bytes, which would arrive as base64 text; "
+                f"annotate it ({name}: bytes) and it arrives as it is"
+            )
         if convert is not None and not isinstance(value, Ref):
             try:
                 convert(msgspec.to_builtins(value, enc_hook=plain_or_raise, str_keys=True))

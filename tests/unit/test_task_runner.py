@@ -240,3 +240,12 @@ def test_stored_arguments_that_no_longer_fit_are_refused_by_name() -> None:
 def test_an_unknown_kind_says_which_there_are() -> None:
     with pytest.raises(InvalidJobError, match="command"):
         runner_for("comand")
+
+
+def test_bytes_for_a_parameter_without_a_type_are_refused() -> None:
+    @task
+    def untyped(blob):
+        return blob
+
+    with pytest.raises(ArgumentsError, match=r"parameter 'blob' is bytes.*annotate it \(blob: bytes\)"):
+        untyped.call(b"abc")
