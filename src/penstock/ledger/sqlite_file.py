@@ -19,6 +19,7 @@ from penstock.ledger import sqlite_schema
 
 T = TypeVar("T")
 
+MOUNTS = Path("/proc/mounts")
 _IDLE_READERS = 4
 _BUSY_TRIES = 3
 _UNAVAILABLE = frozenset(
@@ -69,7 +70,7 @@ def network_file_system(path: Path, mounts: str) -> str | None:
 
 def _refuse_network_fs(path: Path) -> None:
     try:
-        mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace")
+        mounts = MOUNTS.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return  # not Linux: there is nothing to ask
     kind = network_file_system(path, mounts)
