@@ -119,8 +119,8 @@ def test_a_worker_works_only_the_queues_that_it_is_given(project, penstock):
 
 
 def test_max_jobs_ends_the_worker(project, penstock):
-    for name in ("a", "b", "c"):
-        penstock(project, "enqueue", "greet", f"name={name}")
+    for _ in range(3):
+        penstock(project, "enqueue", "nap", "seconds=1")
     done = penstock(project, "worker", "--max-jobs", "1", "--concurrency", "1")
     assert done.returncode == 0
     assert "still to do" in done.stderr

@@ -126,6 +126,7 @@ def _watch_lines(session: Session, found: Any) -> int:
                 session.write("\t".join(" ".join(cell.split()) for cell in show.job_row(job, now)))
         sys.stdout.flush()
         time.sleep(_REFRESH_S)
+        session.raise_if_nobody_reads()
 
 
 def _states(words: Sequence[str]) -> tuple[str, ...]:

@@ -185,7 +185,7 @@ def logs(
     handle = refs.find(queue, ref)
     until = None if follow else 0.0
     try:
-        for line in watch.new_lines(handle, until=until, attempt=attempt, node=node):
+        for line in watch.new_lines(session, handle, until=until, attempt=attempt, node=node):
             watch.print_line(session, line)
             sys.stdout.flush()
     except ResultTimeoutError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import select
 import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -101,6 +102,17 @@ class Session:
     def document(self, value: Any) -> None:
         """Write one JSON document on one line."""
         sys.stdout.write(msgspec.json.encode(value, enc_hook=_plain).decode() + "\n")
+
+    def raise_if_nobody_reads(self) -> None:
+        """Raise BrokenPipeError when the reader of stdout has left: what waits for news writes nothing that fails."""
+        try:
+            fd = sys.stdout.fileno()
+        except OSError:
+            return  # stdout is an object, not a file
+        poll = select.poll()
+        poll.register(fd, 0)
+        if any(event & select.POLLERR for _, event in poll.poll(0)):
+            raise BrokenPipeError
 
     def rows(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Write a table for machines: a header line, tabs between the cells, no cell with a tab or line break."""

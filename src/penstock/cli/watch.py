@@ -28,7 +28,12 @@ _POLL_S = 0.2
 
 
 def new_lines(
-    handle: JobHandle, *, until: float | None = None, attempt: int | None = None, node: str | None = None
+    session: Session,
+    handle: JobHandle,
+    *,
+    until: float | None = None,
+    attempt: int | None = None,
+    node: str | None = None,
 ) -> Iterator[LogLine]:
     """Yield what a job writes, as it comes, until it is final. Raises `ResultTimeoutError` after ``until``."""
     seq = 0
@@ -45,6 +50,7 @@ def new_lines(
         if until is not None and time.monotonic() > until:
             raise ResultTimeoutError(handle.id, until - started, handle.state)
         time.sleep(_POLL_S)
+        session.raise_if_nobody_reads()
 
 
 def print_line(session: Session, line: LogLine) -> None:
@@ -60,7 +66,7 @@ def until_final(session: Session, queue: JobQueue, handle: JobHandle, *, timeout
     started = time.monotonic()
     if follow:
         until = None if timeout_s is None else started + timeout_s
-        for line in new_lines(handle, until=until):
+        for line in new_lines(session, handle, until=until):
             print_line(session, line)
             sys.stdout.flush()
     elif session.pretty and not session.quiet:
