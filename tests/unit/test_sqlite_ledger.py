@@ -430,6 +430,13 @@ def test_a_transition_is_one_statement(ledger):
     assert [e.event for e in ledger.history("job-00000")] == [Event.ENQUEUE, Event.CLAIM]
 
 
+def test_a_batch_takes_the_write_lock_before_anything_else(ledger):
+    seen = []
+    ledger._file._writer.set_trace_callback(seen.append)
+    ledger.apply_many([lifecycle.cancel("nobody")])
+    assert (seen[0], seen[-1]) == ("BEGIN IMMEDIATE", "COMMIT")
+
+
 def test_a_step_that_the_table_does_not_know_is_refused():
     with pytest.raises(ValueError, match="claim does not lead to failed"):
         sql.transition(Event.CLAIM, State.FAILED, None)
