@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("penstock.execution")
 
 _MISSING = "Missing"
+_EXIT_S = 1.0
 _UNKNOWN_HERE_DELAY_S = 15.0
 """How long a job waits after a worker found that it lacks the job's task, so that another can have it."""
 
@@ -57,9 +58,15 @@ class Execution:
         """claimed, refused (messages whose job was not to be had), and one for each way of ending."""
         self.capture: Capture | None = None
         """Set by a worker: keeps what inline bodies print and log."""
+        self.limit: int | None = None
+        """How many jobs to claim at most."""
+        self.left: list[str] = []
+        """Jobs whose messages came after the limit was reached: to be published again."""
         self.releasing = False
         """Set when the process has to go: what cannot finish is handed back."""
         self.heart = Heart(ledger, owner, config)
+        self._lock = threading.Lock()
+        self._taken = 0
         self._ledger = ledger
         self._writer = Writer(ledger)
         self._lease_s = seconds(config.lease.ttl)
@@ -100,9 +107,12 @@ class Execution:
             owned.interrupt.set(cause)
 
     def hand_back(self) -> int:
-        """T6 for every attempt still owned, without waiting for its body: the process is about to end."""
+        """T6 for every attempt still owned, without waiting for its body: the process is about to end.
+
+        The jobs are due again after a second, by when it has ended.
+        """
         owned = list(self.heart.owned.values())
-        releases = [lifecycle.release(o.job.id, attempt=o.job.attempt) for o in owned]
+        releases = [lifecycle.release(o.job.id, attempt=o.job.attempt, delay_s=_EXIT_S) for o in owned]
         try:
             return sum(applied is not None for applied in self._ledger.apply_many(releases))
         except LedgerError as error:
@@ -116,22 +126,46 @@ class Execution:
     # -- claim --------------------------------------------------------------------------------------------------
 
     def _claim(self, job_id: str) -> Owned | None:
+        if not self._may_take(job_id):
+            return None
         sent = time.monotonic()
         try:
             applied = self._writer.apply(lifecycle.claim(job_id, owner=self.owner, lease_s=self._lease_s))
         except LedgerError as error:
             # The message is gone then; the row is not, and the sweep publishes it again.
             logger.warning("could not claim job %s: %s", job_id, error)
-            self.counts["unclaimed"] += 1
+            self._count("unclaimed")
+            with self._lock:
+                self._taken -= 1
             return None
         if applied is None or applied.job is None:
-            self.counts["refused"] += 1
+            self._count("refused")
+            with self._lock:
+                self._taken -= 1
             return None
-        self.counts["claimed"] += 1
+        self._count("claimed")
         owned = Owned(applied.job, sent)
         self.heart.owned[job_id] = owned
         self.heart.start()
         return owned
+
+    def _may_take(self, job_id: str) -> bool:
+        """Count towards the limit; what comes after it is left for others (see `left`)."""
+        with self._lock:
+            if self.limit is not None and self._taken >= self.limit:
+                self.left.append(job_id)
+                return False
+            self._taken += 1
+            return True
+
+    @property
+    def spent(self) -> bool:
+        """Whether the limit is reached."""
+        return self.limit is not None and self._taken >= self.limit
+
+    def _count(self, name: str) -> None:
+        with self._lock:
+            self.counts[name] += 1
 
     def _refuse(self, owned: Owned) -> Ended | None:
         """Hand back at once what this process cannot run, or must not start any more."""
@@ -228,7 +262,7 @@ class Execution:
 
         Until it is done the attempt stays owned: it keeps its lease, and a drain waits for it.
         """
-        self.counts[ended.how] += 1
+        self._count(ended.how)
         if owned.reports:
             self.heart.flush(owned)
         transition = _transition(owned.job, ended)
@@ -265,14 +299,14 @@ class Execution:
             else:
                 self._settled(owned, transition, applied)
                 return
-        self.counts["unsettled"] += 1
+        self._count("unsettled")
         self._let_go(owned)
 
     def _settled(self, owned: Owned, transition: Transition, applied: Applied | None) -> None:
         self._let_go(owned)
         job = owned.job
         if applied is None:
-            self.counts["stale"] += 1
+            self._count("stale")
             logger.warning("job %s attempt %d is no longer ours; its end is not recorded", job.id, job.attempt)
         else:
             self._changed(job, transition)

@@ -40,6 +40,21 @@ class TasksNotLoadedWarning(UserWarning):
         self.traceback = traceback
 
 
+if TYPE_CHECKING:
+    opened = cached_property
+else:
+
+    class opened(cached_property):  # noqa: N801 - used as cached_property is
+        """A `cached_property` that is made once whatever threads ask: since Python 3.12 the plain one may run twice."""
+
+        def __get__(self, instance: Any, owner: Any = None) -> Any:
+            """Return the room, opening it on first use."""
+            if instance is None:
+                return self
+            with instance.opening:
+                return super().__get__(instance, owner)
+
+
 class Rooms:
     """What one process opens for one configuration. Safe from any thread."""
 
@@ -49,7 +64,8 @@ class Rooms:
         self.root = root
         self.owner = worker_id()
         self._given_ledger = ledger
-        self._lock = threading.RLock()
+        self.opening = threading.RLock()
+        """Held while a room is opened."""
         self._listeners: list[Callable[[Job, Transition], None]] = []
         self._closers: list[Callable[[], None]] = []
         self._loaded = False
@@ -63,66 +79,68 @@ class Rooms:
         )
         self._closers.append(self.gateway.close)
 
-    @cached_property
+    @opened
     def ledger(self) -> Ledger:
         """The ledger. Raises `LedgerUnavailableError` on first use when it cannot be opened."""
         if self._given_ledger is not None:
             return self._given_ledger
-        with self._lock:
-            opened = open_ledger(
-                self.config.ledger,
-                durability=self.config.durability,
-                unsafe_network_fs=self.config.unsafe_network_fs,
-            )
-            self._closers.append(opened.close)
-            return opened
+        ledger = open_ledger(
+            self.config.ledger,
+            durability=self.config.durability,
+            unsafe_network_fs=self.config.unsafe_network_fs,
+        )
+        self._closers.append(ledger.close)
+        return ledger
 
-    @cached_property
+    @opened
     def results(self) -> ResultStore:
         """The store of results that outgrow the ledger."""
         from penstock.results import ResultStore
 
         return ResultStore(self.config.results, inline_max_bytes=self.config.result_inline_max_bytes)
 
-    @cached_property
+    @opened
     def sweeper(self) -> Sweeper:
         """The sweeper of this process; a worker runs it, others may call its methods."""
         return Sweeper(self.ledger, self.gateway, self.config, results=lambda: self.results)
 
-    @cached_property
+    @opened
     def children(self) -> ChildPool:
         """The warm child processes of this process."""
         from penstock.runners.isolation import ChildPool
 
-        with self._lock:
-            pool = ChildPool(
-                results_url=self.config.results,
-                inline_max_bytes=self.config.result_inline_max_bytes,
-                max_jobs_per_child=self.config.worker.max_jobs_per_child,
-                cancel_grace_s=seconds(self.config.lease.cancel_grace),
-            )
-            self._closers.insert(0, pool.close)
-            return pool
+        pool = ChildPool(
+            results_url=self.config.results,
+            inline_max_bytes=self.config.result_inline_max_bytes,
+            max_jobs_per_child=self.config.worker.max_jobs_per_child,
+            cancel_grace_s=seconds(self.config.lease.cancel_grace),
+        )
+        self._closers.insert(0, pool.close)
+        return pool
 
-    @cached_property
+    def kill_children(self) -> None:
+        """Kill what runs in child processes, at once."""
+        if "children" in self.__dict__:
+            self.children.close()
+
+    @opened
     def execution(self) -> Execution:
         """What runs bodies in this process."""
         from penstock.execution import Execution
         from penstock.runners import configure
 
-        with self._lock:
-            self.load_tasks()
-            configure(self.config, root=self.root)
-            made = Execution(
-                self.ledger,
-                self.config,
-                owner=self.owner,
-                results=lambda: self.results,
-                children=lambda: self.children,
-                changed=self._tell,
-            )
-            self._closers.insert(0, made.close)
-            return made
+        self.load_tasks()
+        configure(self.config, root=self.root)
+        made = Execution(
+            self.ledger,
+            self.config,
+            owner=self.owner,
+            results=lambda: self.results,
+            children=lambda: self.children,
+            changed=self._tell,
+        )
+        self._closers.insert(0, made.close)
+        return made
 
     def load_tasks(self) -> list[str]:
         """Load the configured modules and folders once; return what could not be loaded, as texts.
@@ -161,7 +179,7 @@ class Rooms:
 
     def close(self) -> None:
         """Let go of everything that was opened."""
-        with self._lock:
+        with self.opening:
             closers, self._closers = self._closers, []
             for close in closers:
                 close()

@@ -119,11 +119,11 @@ class Sweeper:
 
     # -- the thread ---------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Sweep in a thread until `close`."""
+    def start(self, *, each_time: Callable[[], None] = lambda: None) -> None:
+        """Sweep in a thread until `close`, and call ``each_time`` after each look."""
         if self._thread is None:
             self._stop.clear()
-            self._thread = threading.Thread(target=self._sweep, name="penstock-sweeper", daemon=True)
+            self._thread = threading.Thread(target=self._sweep, args=(each_time,), name="penstock-sweeper", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
@@ -137,7 +137,7 @@ class Sweeper:
         if thread is not None:
             thread.join(5)
 
-    def _sweep(self) -> None:
+    def _sweep(self, each_time: Callable[[], None]) -> None:
         next_rescue = 0.0
         next_purge = time.monotonic() + _PURGE_EVERY_S * random.uniform(0.01, 0.1)  # noqa: S311 - spreads load
         while not self._stop.is_set():
@@ -146,6 +146,7 @@ class Sweeper:
                 self.publish_due()
                 if self._healthy_since is None:
                     self._healthy_since = now
+                each_time()
                 if now >= next_rescue:
                     self.rescue()
                     next_rescue = now + self._interval_s * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load

@@ -14,7 +14,7 @@ from penstock import __version__
 from penstock.capture import Capture
 from penstock.core.base import WorkOrder
 from penstock.core.config import seconds
-from penstock.core.exceptions import LedgerError, PenstockError, UnsupportedError
+from penstock.core.exceptions import JobNotFoundError, LedgerError, PenstockError, UnsupportedError
 from penstock.core.secrets import mask_url
 from penstock.job.models import WorkerInfo
 from penstock.sources.decorators import TASKS
@@ -30,7 +30,7 @@ EXIT_FORCED = 143
 """128 + SIGTERM: a second signal, bodies were stopped and their jobs handed back."""
 _TELL_EVERY_S = 10.0
 _BURST_POLL_S = 0.02
-_FORCED_WAIT_S = 0.8
+_FORCED_WAIT_S = 0.4
 
 
 class Worker:
@@ -67,6 +67,7 @@ class Worker:
         self.burst = burst
         self.max_jobs = max_jobs
         self._grace_s = seconds(config.worker.grace)
+        self._cancel_grace_s = seconds(config.lease.cancel_grace)
         self._echo = echo
         self._ready = threading.Event()
         self._done = threading.Event()
@@ -93,9 +94,10 @@ class Worker:
                 on_ready()
             while not self._done.is_set() and self._signals == 0:
                 self._watch()
-            if self._drain():
-                return 0
-            return self._force()
+            drained = self._drain()
+            if self._failure is not None:
+                raise self._failure
+            return 0 if drained else self._force()
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -114,22 +116,31 @@ class Worker:
                 return False
             if time.monotonic() > until:
                 logger.warning("the grace of %g s is over; what still runs is handed back", self._grace_s)
-                self._release()
-                return True
+                self._release(self._cancel_grace_s)
+                return self._signals < 2
             self._tell()
         return True
 
     def _force(self) -> int:
-        self._release()
+        self._release(_FORCED_WAIT_S)
         return EXIT_FORCED
 
-    def _release(self) -> None:
-        """Stop the bodies and hand their jobs back: T6, which spends no budget."""
+    def _release(self, wait_s: float) -> None:
+        """Stop the bodies and hand their jobs back: T6, which spends no budget.
+
+        Bodies in child processes that have not ended after ``wait_s`` are killed; those that block a thread of this
+        process are given up, as it is about to end.
+        """
         execution = self.queue.execution
         execution.releasing = True
         execution.interrupt_all("released")
-        if not self._done.wait(_FORCED_WAIT_S) and execution.running:
-            execution.interrupt_all("lost")
+        until = time.monotonic() + wait_s
+        while not self._done.wait(0.02) and time.monotonic() < until and self._signals < 2:
+            pass
+        if self._done.wait(_FORCED_WAIT_S if self._signals > 1 else 0):
+            return
+        self.queue.kill_children()
+        if not self._done.wait(_FORCED_WAIT_S / 2) and execution.running:
             execution.hand_back()
 
     # -- embedded -----------------------------------------------------------------------------------------------
@@ -142,6 +153,7 @@ class Worker:
         """
         execution = self.queue.execution
         execution.releasing = False
+        execution.limit = self.max_jobs
         execution.capture = Capture.install(echo=self._echo)
         self._thread = threading.Thread(target=self._work, name="penstock-worker", daemon=True)
         self._thread.start()
@@ -149,7 +161,7 @@ class Worker:
         if self._failure is not None:
             self._end()
             raise self._failure
-        self.queue.sweeper.start()
+        self.queue.sweeper.start(each_time=self._tell)
         self._tell(force=True)
 
     def stop(self, *, grace_s: float | None = None) -> None:
@@ -192,12 +204,12 @@ class Worker:
     def _watch(self) -> None:
         """One look while working: is the burst over, have enough jobs been taken?"""
         self._tell()
-        if self.max_jobs is not None and self.queue.execution.counts["claimed"] >= self.max_jobs:
+        if self.queue.execution.spent:
             self.queue.gateway.stop()
             self._done.wait(0.05)
             return
         if not self.burst:
-            self._done.wait(0.1)
+            self._done.wait(0.1 if self.max_jobs is None else _BURST_POLL_S)
             return
         try:
             over = self._burst_over()
@@ -235,6 +247,14 @@ class Worker:
             if waiting and self._engine_is_empty() and not self.queue.execution.running:
                 self.queue.sweeper.push(waiting)
 
+    def _put_back(self) -> None:
+        """Publish again what was taken from the engine after ``max_jobs`` had been reached."""
+        left, self.queue.execution.left = self.queue.execution.left, []
+        try:
+            self.queue.sweeper.push([self.queue.ledger.get(job_id) for job_id in left])
+        except (LedgerError, JobNotFoundError) as error:
+            logger.warning("%d messages were not put back, a sweep will do it: %s", len(left), error)
+
     def _tell(self, *, force: bool = False) -> None:
         now = time.monotonic()
         if not force and now - self._told_at < _TELL_EVERY_S:
@@ -269,12 +289,13 @@ class Worker:
 
     def _end(self) -> None:
         self.queue.sweeper.close()
+        self._put_back()
         capture, self.queue.execution.capture = self.queue.execution.capture, None
         if capture is not None:
             capture.uninstall()
         thread, self._thread = self._thread, None
         if thread is not None:
-            thread.join(1)
+            thread.join(1 if self._done.is_set() else 0)
         try:
             self.queue.ledger.forget_worker(self.queue.owner)
         except LedgerError as error:
