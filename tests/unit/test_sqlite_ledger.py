@@ -149,22 +149,23 @@ def test_an_older_ledger_is_brought_up_to_date_and_keeps_its_jobs(path, monkeypa
             assert ledger._file._writer.execute("PRAGMA user_version").fetchone() == (2,)
 
 
-def _open_and_say(path, gate, said):
-    gate.wait()
-    try:
-        with closing(open_ledger(f"sqlite:///{path}")) as ledger:
-            said.put(ledger.counts())
-    except BaseException as error:
-        said.put(repr(error))
+def _open_each(paths, gate, said):
+    for path in paths:
+        gate.wait()
+        try:
+            with closing(open_ledger(f"sqlite:///{path}")) as ledger:
+                said.put(ledger.counts())
+        except BaseException as error:
+            said.put(repr(error))
 
 
-@pytest.mark.parametrize("attempt", range(3))
-def test_processes_that_open_a_new_file_at_once_all_get_a_ledger(path, attempt):
+def test_processes_that_open_a_new_file_at_once_all_get_a_ledger(tmp_path):
+    paths = [tmp_path / f"{n}.db" for n in range(40)]
     gate, said = SPAWN.Barrier(3), SPAWN.SimpleQueue()
-    openers = [SPAWN.Process(target=_open_and_say, args=(path, gate, said)) for _ in range(3)]
+    openers = [SPAWN.Process(target=_open_each, args=(paths, gate, said)) for _ in range(3)]
     for opener in openers:
         opener.start()
-    assert [said.get() for _ in openers] == [{}, {}, {}]
+    assert [said.get() for _ in openers for _ in paths] == [{}] * 120
     for opener in openers:
         opener.join()
 

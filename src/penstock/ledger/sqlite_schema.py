@@ -101,9 +101,16 @@ def check(connection: sqlite3.Connection, path: str) -> int:
     Raises:
         LedgerError: somebody else's database, or one of a newer penstock.
     """
-    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if connection.in_transaction:
+        application_id, version, tables = _header(connection)
+    else:
+        # One snapshot for all three: another process may be making the tables just now.
+        connection.execute("BEGIN")
+        try:
+            application_id, version, tables = _header(connection)
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
     if application_id != APPLICATION_ID and (application_id or version or tables):
         raise LedgerError(
             f"{path} is a SQLite database, but not a penstock ledger; "
@@ -115,6 +122,12 @@ def check(connection: sqlite3.Connection, path: str) -> int:
             f"{len(MIGRATIONS)}); upgrade penstock here, or use another ledger"
         )
     return version
+
+
+def _header(connection: sqlite3.Connection) -> tuple[int, int, int]:
+    questions = ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
+    application_id, version, tables = (connection.execute(question).fetchone()[0] for question in questions)
+    return application_id, version, tables
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:
