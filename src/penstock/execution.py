@@ -8,8 +8,8 @@ import inspect
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock import bridge
@@ -67,6 +67,7 @@ class Execution:
         self.heart = Heart(ledger, owner, config)
         self._lock = threading.Lock()
         self._taken = 0
+        self._ahead: defaultdict[str, deque[Owned | None]] = defaultdict(deque)
         self._ledger = ledger
         self._writer = Writer(ledger)
         self._lease_s = seconds(config.lease.ttl)
@@ -125,29 +126,46 @@ class Execution:
 
     # -- claim --------------------------------------------------------------------------------------------------
 
+    def claim_ahead(self, messages: Sequence[Message]) -> None:
+        """Claim the jobs of messages that threads are waiting to `run`, in one transaction."""
+        wanted = [job_id for message in messages for job_id in message.job_ids if self._may_take(job_id)]
+        for job_id, owned in zip(wanted, self._claim_all(wanted), strict=True):
+            self._ahead[job_id].append(owned)
+
     def _claim(self, job_id: str) -> Owned | None:
-        if not self._may_take(job_id):
-            return None
+        ahead = self._ahead.get(job_id)
+        if ahead:
+            owned = ahead.popleft()
+            if not ahead:
+                self._ahead.pop(job_id, None)
+            return owned
+        return self._claim_all([job_id])[0] if self._may_take(job_id) else None
+
+    def _claim_all(self, job_ids: Sequence[str]) -> list[Owned | None]:
         sent = time.monotonic()
+        claims = [lifecycle.claim(job_id, owner=self.owner, lease_s=self._lease_s) for job_id in job_ids]
         try:
-            applied = self._writer.apply(lifecycle.claim(job_id, owner=self.owner, lease_s=self._lease_s))
+            answers = self._writer.apply_all(claims)
         except LedgerError as error:
-            # The message is gone then; the row is not, and the sweep publishes it again.
-            logger.warning("could not claim job %s: %s", job_id, error)
-            self._count("unclaimed")
-            with self._lock:
-                self._taken -= 1
-            return None
-        if applied is None or applied.job is None:
-            self._count("refused")
-            with self._lock:
-                self._taken -= 1
+            # The messages are gone then; the rows are not, and the sweep publishes them again.
+            logger.warning("could not claim %d jobs: %s", len(claims), error)
+            self._not_taken("unclaimed", len(claims))
+            return [None] * len(claims)
+        return [self._own(answer, sent) for answer in answers]
+
+    def _own(self, answer: Applied | None, sent: float) -> Owned | None:
+        if answer is None or answer.job is None:
+            self._not_taken("refused", 1)
             return None
         self._count("claimed")
-        owned = Owned(applied.job, sent)
-        self.heart.owned[job_id] = owned
+        owned = self.heart.owned[answer.job.id] = Owned(answer.job, sent)
         self.heart.start()
         return owned
+
+    def _not_taken(self, name: str, number: int) -> None:
+        with self._lock:
+            self.counts[name] += number
+            self._taken -= number
 
     def _may_take(self, job_id: str) -> bool:
         """Count towards the limit; what comes after it is left for others (see `left`)."""

@@ -31,6 +31,7 @@ class Gateway:
         namespace: str,
         execute: Callable[[Message], None],
         aexecute: Callable[[Message], Awaitable[None]],
+        claim_ahead: Callable[[Sequence[Message]], None],
     ) -> None:
         """Raise `ConfigError` for an unknown backend, transport or setting; open nothing."""
         found, self.scheme = registry.for_url(url)
@@ -42,7 +43,14 @@ class Gateway:
             settings = msgspec.convert(dict(engines.get(self.name, {})), found.settings_type, strict=False)
         except msgspec.ValidationError as error:
             raise ConfigError(f"[engines.{self.name}]: {error}") from None
-        context = BackendContext(url=url, settings=settings, namespace=namespace, execute=execute, aexecute=aexecute)
+        context = BackendContext(
+            url=url,
+            settings=settings,
+            namespace=namespace,
+            execute=execute,
+            aexecute=aexecute,
+            claim_ahead=claim_ahead,
+        )
         with self._told():
             self._backend = bridge.synchronous(found(context))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ class _Slot:
 
     __slots__ = ("applied", "done", "error", "lock", "transition")
 
-    def __init__(self, transition: Transition, done: Done | None = None) -> None:
+    def __init__(self, transition: Transition, *, lock: threading.Lock | None = None, done: Done | None = None) -> None:
         self.transition = transition
+        self.lock = lock
         self.done = done
-        self.lock: threading.Lock | None = None
         self.applied: Applied | None = None
         self.error: Exception | None = None
 
@@ -45,23 +45,33 @@ class Writer:
 
     def apply(self, transition: Transition) -> Applied | None:
         """`Ledger.apply`, in company where there is any. Raises what the ledger raises."""
-        slot = _Slot(transition)
-        slot.lock = threading.Lock()
-        slot.lock.acquire()
-        self._waiting.append(slot)
+        return self.apply_all([transition])[0]
+
+    def apply_all(self, transitions: Sequence[Transition]) -> list[Applied | None]:
+        """`Ledger.apply_many`, in company where there is any. Raises what the ledger raises."""
+        slots: list[_Slot] = []
+        locks: list[threading.Lock] = []
+        for transition in transitions:
+            lock = threading.Lock()
+            lock.acquire()
+            locks.append(lock)
+            slots.append(_Slot(transition, lock=lock))
+        self._waiting.extend(slots)
         self._write_what_waits()
-        # Each waits on a lock of its own: queueing on the writer's would wake them one after the other.
-        slot.lock.acquire()
-        if slot.error is not None:
-            raise slot.error
-        return slot.applied
+        # Each waits on a lock of its own: queueing on the writer's would wake the waiting one after the other.
+        for lock in locks:
+            lock.acquire()
+        for slot in slots:
+            if slot.error is not None:
+                raise slot.error
+        return [slot.applied for slot in slots]
 
     def submit(self, transition: Transition, done: Done) -> None:
         """Write a transition and tell ``done(applied, error)``: now if nobody is writing, else by whoever is.
 
         ``done`` is called once, on any thread; it must not raise, and must not wait for this writer.
         """
-        self._waiting.append(_Slot(transition, done))
+        self._waiting.append(_Slot(transition, done=done))
         self._write_what_waits()
 
     def _write_what_waits(self) -> None:

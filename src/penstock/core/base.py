@@ -46,6 +46,9 @@ class BackendContext(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str
     execute: Callable[[Message], None]
     aexecute: Callable[[Message], Awaitable[None]]
+    claim_ahead: Callable[[Sequence[Message]], None] = lambda messages: None
+    """May be called with messages that threads of this process are waiting to execute: their jobs are then claimed
+    together. Each of them must be executed afterwards."""
 
 
 class WorkOrder(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,13 +11,13 @@ import logging
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, ClassVar
 
 import msgspec
-from huey.api import Huey, Task
+from huey.api import Huey
 from huey.consumer import Consumer, ConsumerStopped, Scheduler
 from huey.registry import Message as HueyMessage
 
@@ -67,7 +67,7 @@ class HueyBackend(Backend):
         settings: Any = self.context.settings
         with self._lock, _told(self._path):
             return _OneTaskHuey(
-                self.context.execute,
+                self.context,
                 name=self.context.namespace,
                 filename=self._path,
                 timeout=settings.busy_timeout_s,
@@ -135,13 +135,14 @@ class _OneTaskHuey(Huey):
 
     storage: QueueStorage
 
-    def __init__(self, execute: Callable[[Message], None], **options: Any) -> None:
+    def __init__(self, context: BackendContext, **options: Any) -> None:
         super().__init__(storage_class=QueueStorage, results=False, utc=True, serializer=_Json(), **options)
+        self._context = context
         self._asking: deque[_Asking] = deque()
         self._taking = threading.Lock()
 
         def run(payload: dict[str, Any]) -> None:
-            execute(msgspec.convert(payload, Message))
+            context.execute(msgspec.convert(payload, Message))
 
         self._task = self.task(name="penstock", retries=0)(run)
 
@@ -153,7 +154,7 @@ class _OneTaskHuey(Huey):
         # Cancelled jobs are refused by the ledger; Huey's flags would cost two statements a job and stay for ever.
         return False
 
-    def dequeue(self) -> Task | None:
+    def dequeue(self) -> Message | None:
         """Take a message for the calling thread; threads that ask at the same time share one transaction.
 
         No thread ever holds a message that another could run: as many are taken as threads are waiting.
@@ -165,12 +166,7 @@ class _OneTaskHuey(Huey):
             try:
                 while self._asking:
                     served.append(self._asking.popleft())
-                for one, data in zip(served, self.storage.take(len(served)), strict=False):
-                    one.data = data
-            except BaseException as error:
-                for one in served:
-                    one.error = error
-                raise
+                self._serve(served)
             finally:
                 self._taking.release()
                 for one in served:
@@ -178,25 +174,42 @@ class _OneTaskHuey(Huey):
         asking.answered.acquire()
         if asking.error is not None:
             raise BackendError(f"huey could not take messages: {asking.error}") from asking.error
-        if asking.data is None:
-            return None
+        return asking.message
+
+    def _serve(self, served: Sequence[_Asking]) -> None:
         try:
-            return self.deserialize_task(asking.data)
+            messages = [m for data in self.storage.take(len(served)) if (m := self._decoded(data)) is not None]
+            if len(messages) > 1:
+                self._context.claim_ahead(messages)
+        except Exception as error:  # noqa: BLE001 - raised in each thread that asked
+            for one in served:
+                one.error = error
+            return
+        for one, message in zip(served, messages, strict=False):
+            one.message = message
+
+    def _decoded(self, data: bytes) -> Message | None:
+        try:
+            return msgspec.convert(self.deserialize_task(data).args[0], Message)
         except Exception as error:  # noqa: BLE001 - whatever a foreign message holds, it must stop nobody
             logger.warning("refused a message that is not ours: %s: %s", type(error).__name__, error)
             return None
+
+    def execute(self, task: Message, timestamp: Any = None) -> None:
+        """Run a message without Huey's retries, results, locks, signals and revocations, all of which are off."""
+        self._context.execute(task)
 
 
 class _Asking:
     """A worker thread that waits for a message."""
 
-    __slots__ = ("answered", "data", "error")
+    __slots__ = ("answered", "error", "message")
 
     def __init__(self) -> None:
         self.answered = threading.Lock()
         self.answered.acquire()
-        self.data: bytes | None = None
-        self.error: BaseException | None = None
+        self.message: Message | None = None
+        self.error: Exception | None = None
 
 
 class _Json:
