@@ -9,19 +9,19 @@ import pytest
 from penstock import JobFailedError, JobQueue, Run, task
 
 
-@task
+@task(name="fixtures.greet")
 def greet(name: str) -> str:
     return f"Hello {name}"
 
 
-@task(max_attempts=2, backoff="10ms")
+@task(name="fixtures.second_time_lucky", max_attempts=2, backoff="10ms")
 def second_time_lucky(run: Run) -> int:
     if run.attempt == 1:
         raise ValueError("not yet")
     return run.attempt
 
 
-@task
+@task(name="fixtures.broken")
 def broken() -> None:
     raise ValueError("broken")
 
