@@ -13,7 +13,7 @@ from typing import Any, cast
 import msgspec
 import msgspec.inspect
 
-from penstock.core.exceptions import ArgumentsError
+from penstock.core.exceptions import ArgumentsError, PayloadError
 from penstock.job.models import Ref
 from penstock.payload import plain_data_or_raise, plain_or_raise
 from penstock.run import Run
@@ -98,7 +98,7 @@ class Plan:
     def _check_one(self, name: str, value: Any, convert: Convert | None) -> None:
         plain_data_or_raise(value, f"{self._name}.{name}")
         if convert is None and isinstance(value, bytes | bytearray):
-            raise ArgumentsError(
+            raise PayloadError(
                 f"task {self._name}: parameter {name!r} is bytes, which would arrive as base64 text; "
                 f"annotate it ({name}: bytes) and it arrives as it is"
             )

@@ -247,5 +247,5 @@ def test_bytes_for_a_parameter_without_a_type_are_refused() -> None:
     def untyped(blob):
         return blob
 
-    with pytest.raises(ArgumentsError, match=r"parameter 'blob' is bytes.*annotate it \(blob: bytes\)"):
+    with pytest.raises(PayloadError, match=r"parameter 'blob' is bytes.*annotate it \(blob: bytes\)"):
         untyped.call(b"abc")
