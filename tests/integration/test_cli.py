@@ -44,6 +44,8 @@ def process_as_before(monkeypatch):
     """The command sets up logging and warnings for a whole process; put them, and the tasks, back."""
     tasks, path, modules, level = dict(TASKS), list(sys.path), set(sys.modules), logging.root.level
     handlers = list(logging.root.handlers)
+    for name in tasks:
+        TASKS.discard(name)  # a process of the command knows the project's tasks only; conftest.py puts these back
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         yield
