@@ -13,7 +13,6 @@ import threading
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any, ClassVar
 
 import msgspec
@@ -48,6 +47,7 @@ class HueyBackend(Backend):
         if not self._path:
             raise ConfigError("huey+sqlite needs a path: huey+sqlite:///queue.db")
         self._consumer: Consumer | None = None
+        self._opened: _OneTaskHuey | None = None
         self._lock = threading.Lock()
 
     @classmethod
@@ -62,17 +62,21 @@ class HueyBackend(Backend):
             persistent=Support.NATIVE,
         )
 
-    @cached_property
+    @property
     def _huey(self) -> _OneTaskHuey:
-        settings: Any = self.context.settings
-        with self._lock, _told(self._path):
-            return _OneTaskHuey(
-                self.context,
-                name=self.context.namespace,
-                filename=self._path,
-                timeout=settings.busy_timeout_s,
-                cache_mb=settings.cache_mb,
-            )
+        # Not a cached_property: since Python 3.12 two threads may both make one, and a connection stays open.
+        if self._opened is None:
+            settings: Any = self.context.settings
+            with self._lock, _told(self._path):
+                if self._opened is None:
+                    self._opened = _OneTaskHuey(
+                        self.context,
+                        name=self.context.namespace,
+                        filename=self._path,
+                        timeout=settings.busy_timeout_s,
+                        cache_mb=settings.cache_mb,
+                    )
+        return self._opened
 
     def _queue(self, queue: str) -> str:
         return f"{self.context.namespace}:{queue}"
@@ -126,8 +130,8 @@ class HueyBackend(Backend):
 
     def close(self) -> None:
         """See `Backend.close`."""
-        if "_huey" in self.__dict__:
-            self._huey.storage.close()
+        if self._opened is not None:
+            self._opened.storage.close()
 
 
 class _OneTaskHuey(Huey):
