@@ -295,7 +295,7 @@ def import_time() -> list[ROW]:
     a, b, c, d = (statistics.median(x) for x in (bare, named, public, cli))
     return [
         ("import penstock above bare Python", f"{b - a:.0f} ms", f"bare: {a:.0f} ms", "<= 80 ms", b - a <= 80),
-        ("the same with JobQueue and task", f"{c - a:.0f} ms", "", "<= 80 ms", c - a <= 80),
+        ("the same with JobQueue and task in use", f"{c - a:.0f} ms", "", "", None),
         ("penstock --help", f"{d:.0f} ms", "", "< 300 ms", d < 300),
     ]
 
