@@ -37,6 +37,8 @@ logger = logging.getLogger("penstock.execution")
 _MISSING = "Missing"
 _UNKNOWN_HERE_DELAY_S = 15.0
 """How long a job waits after a worker found that it lacks the job's task, so that another can have it."""
+_FIRST_LINE_MAX = 500
+"""Letters of an error that go back to the engine: its screens show a line, its stores need not hold more."""
 
 
 class Execution:
@@ -72,17 +74,25 @@ class Execution:
         """The jobs whose bodies run here now."""
         return [owned.job for owned in list(self.heart.owned.values())]
 
-    def run(self, message: Message) -> None:
-        """Deal with a message, for sync engines. Never raises."""
+    def run(self, message: Message) -> str | None:
+        """Deal with a message, for sync engines; never raises.
+
+        Returns the first line of the error by which an attempt failed (of several jobs: the first's), for the
+        engine's own screens. Refused, cancelled and handed back attempts did not fail.
+        """
+        failure: str | None = None
         for job_id in message.job_ids:
             owned = self._claim(job_id)
             if owned is None:
                 continue
             ended = self._refuse(owned) or self._guarded(lambda o=owned: self._body(o), owned)
             self._settle(owned, ended)
+            failure = failure or _first_line(owned.job, ended)
+        return failure
 
-    async def arun(self, message: Message) -> None:
-        """Deal with a message, for async engines: async bodies run on this loop, the others in threads."""
+    async def arun(self, message: Message) -> str | None:
+        """See `run`; for async engines: async bodies run on this loop, the others in threads."""
+        failure: str | None = None
         for job_id in message.job_ids:
             owned = await bridge.in_thread(self._claim, job_id)
             if owned is None:
@@ -93,6 +103,8 @@ class Execution:
             elif ended is None:
                 ended = await bridge.in_thread(self._guarded, lambda o=owned: self._body(o), owned)
             await bridge.in_thread(self._settle, owned, ended)
+            failure = failure or _first_line(owned.job, ended)
+        return failure
 
     def interrupt_all(self, cause: Cause) -> None:
         """Ask every running body to stop."""
@@ -288,12 +300,11 @@ def _transition(job: Job, ended: Ended) -> Transition | None:
         case "returned":
             return lifecycle.succeed(job.id, attempt=job.attempt, result=ended.result)
         case "raised":
-            error = ended.error or ErrorInfo("Error", "")
+            error = _error(job, ended)
             reason = Reason.ERROR if ended.retryable else Reason.INVALID
             return lifecycle.fail(job, error=error, reason=reason, retryable=ended.retryable)
         case "timeout":
-            error = ended.error or ErrorInfo("JobTimeout", f"ran longer than its timeout of {job.timeout_s:g} s")
-            return lifecycle.fail(job, error=error, reason=Reason.TIMEOUT)
+            return lifecycle.fail(job, error=_error(job, ended), reason=Reason.TIMEOUT)
         case "crashed":
             return lifecycle.rescue(job, error=ended.error, by_parent=True)
         case "cancelled":
@@ -307,6 +318,24 @@ def _transition(job: Job, ended: Ended) -> Transition | None:
             return lifecycle.release(job.id, attempt=job.attempt)
         case _:
             return None
+
+
+def _error(job: Job, ended: Ended) -> ErrorInfo:
+    """Return the error of an attempt that failed, told even where the body left none."""
+    if ended.error is not None:
+        return ended.error
+    if ended.how == "timeout":
+        return ErrorInfo("JobTimeout", f"ran longer than its timeout of {job.timeout_s:g} s")
+    return ErrorInfo("Crashed", "its process died") if ended.how == "crashed" else ErrorInfo("Error", "")
+
+
+def _first_line(job: Job, ended: Ended) -> str | None:
+    """Tell in one line how an attempt failed; None when it did not."""
+    if ended.how not in ("raised", "timeout", "crashed"):
+        return None
+    error = _error(job, ended)
+    told = f"{error.type}: {error.message}" if error.message else error.type
+    return told.strip().partition("\n")[0][:_FIRST_LINE_MAX]
 
 
 class _Stoppable:

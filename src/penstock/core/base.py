@@ -38,14 +38,20 @@ class BackendContext(msgspec.Struct, frozen=True, kw_only=True):
     """What a backend is built from.
 
     ``execute`` and ``aexecute`` are what the engine's one task calls with each message, in the engine's colour.
-    They never raise and return when the message is dealt with.
+    They never raise and return when the message is dealt with: None, or the first line of the error that ended an
+    attempt. With the setting ``mirror_failures`` the engine's task then raises `MirroredFailure` of that line, so
+    that the engine's own screens show the attempt as failed; the engine must not try it again.
     """
 
     url: str
     settings: msgspec.Struct
     namespace: str
-    execute: Callable[[Message], None]
-    aexecute: Callable[[Message], Awaitable[None]]
+    execute: Callable[[Message], str | None]
+    aexecute: Callable[[Message], Awaitable[str | None]]
+
+
+class MirroredFailure(Exception):  # noqa: N818 - it tells of an error that has been dealt with
+    """Raised by an engine's one task, for the engine's screens only: the attempt failed, the ledger knows all."""
 
 
 class WorkOrder(msgspec.Struct, frozen=True, kw_only=True):

@@ -135,7 +135,7 @@ class _OneTaskHuey(Huey):
 
     storage: QueueStorage
 
-    def __init__(self, execute: Callable[[Message], None], **options: Any) -> None:
+    def __init__(self, execute: Callable[[Message], str | None], **options: Any) -> None:
         super().__init__(storage_class=QueueStorage, results=False, utc=True, serializer=_Json(), **options)
         self._asking: deque[_Asking] = deque()
         self._taking = threading.Lock()
