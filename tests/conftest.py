@@ -1,0 +1,43 @@
+"""Real servers for the tests that ask for one, and a loud word at the end about those that could not be had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from penstock.testing import services
+
+
+def _url(name: str, server: Callable[[], str]) -> str:
+    if (why_not := services.available(name)) is not None:
+        pytest.skip(why_not)
+    return server()
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> str:
+    return _url("redis", services.redis_server)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> str:
+    return _url("postgres", services.postgres_server)
+
+
+@pytest.fixture(scope="session")
+def nats_url() -> str:
+    return _url("nats", services.nats_server)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url() -> str:
+    return _url("rabbitmq", services.rabbitmq_server)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    lines = services.tell_skipped()
+    if lines:
+        terminalreporter.section("services that are missing here", sep="!", red=True, bold=True)
+        for line in lines:
+            terminalreporter.line(line, red=True)
