@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from penstock import bridge
@@ -53,6 +54,7 @@ class Execution:
         results: Callable[[], ResultStore],
         children: Callable[[], ChildPool],
         changed: Callable[[Job, Transition], None],
+        listened: Callable[[], bool] = lambda: True,
     ) -> None:
         self.owner = owner
         self.counts: Counter[str] = Counter()
@@ -68,6 +70,7 @@ class Execution:
         self._results = results
         self._children = children
         self._changed = changed
+        self._listened = listened
 
     @property
     def running(self) -> list[Job]:
@@ -91,10 +94,13 @@ class Execution:
         return failure
 
     async def arun(self, message: Message) -> str | None:
-        """See `run`; for async engines: async bodies run on this loop, the others in threads."""
+        """See `run`; for async engines: async bodies run on this loop, the others in threads.
+
+        It is not to be cancelled: only the ledger ends a body.
+        """
         failure: str | None = None
         for job_id in message.job_ids:
-            owned = await bridge.in_thread(self._claim, job_id)
+            owned = await self._aclaim(job_id)
             if owned is None:
                 continue
             ended = self._refuse(owned)
@@ -102,7 +108,7 @@ class Execution:
                 ended = await self._abody(owned)
             elif ended is None:
                 ended = await bridge.in_thread(self._guarded, lambda o=owned: self._body(o), owned)
-            await bridge.in_thread(self._settle, owned, ended)
+            await self._asettle(owned, ended)
             failure = failure or _first_line(owned.job, ended)
         return failure
 
@@ -122,8 +128,9 @@ class Execution:
             return 0
 
     def close(self) -> None:
-        """Stop beating."""
+        """Stop beating, and writing."""
         self.heart.close()
+        self._writer.close()
 
     # -- claim --------------------------------------------------------------------------------------------------
 
@@ -132,10 +139,26 @@ class Execution:
         try:
             applied = self._writer.apply(lifecycle.claim(job_id, owner=self.owner, lease_s=self._lease_s))
         except LedgerError as error:
-            # The message is gone then; the row is not, and the sweep publishes it again.
-            logger.warning("could not claim job %s: %s", job_id, error)
-            self.counts["unclaimed"] += 1
+            self._unclaimed(job_id, error)
             return None
+        return self._claimed(job_id, sent, applied)
+
+    async def _aclaim(self, job_id: str) -> Owned | None:
+        sent = time.monotonic()
+        claim = lifecycle.claim(job_id, owner=self.owner, lease_s=self._lease_s)
+        try:
+            applied = await bridge.answer(partial(self._writer.post, claim))
+        except LedgerError as error:
+            self._unclaimed(job_id, error)
+            return None
+        return self._claimed(job_id, sent, applied)
+
+    def _unclaimed(self, job_id: str, error: LedgerError) -> None:
+        # The message is gone then; the row is not, and the sweep publishes it again.
+        logger.warning("could not claim job %s: %s", job_id, error)
+        self.counts["unclaimed"] += 1
+
+    def _claimed(self, job_id: str, sent: float, applied: Applied | None) -> Owned | None:
         if applied is None or applied.job is None:
             self.counts["refused"] += 1
             return None
@@ -199,7 +222,10 @@ class Execution:
 
             owned.interrupt.on_set(stop)
             await asyncio.wait([task])
-            return await bridge.in_thread(self._returned, runner, job, task.result())
+            value = task.result()
+            if value is None:
+                return Ended(how="returned")
+            return await bridge.in_thread(self._returned, runner, job, value)
         except BaseException as error:  # noqa: BLE001 - a body may raise anything
             return self._raised(owned, error)
         finally:
@@ -240,22 +266,47 @@ class Execution:
 
         Until it is done the attempt stays owned: it keeps its lease, and a drain waits for it.
         """
-        self.counts[ended.how] += 1
         if owned.reports:
             self.heart.flush(owned)
-        transition = _transition(owned.job, ended)
+        transition = self._ending(owned, ended)
         if transition is None:
-            self._let_go(owned)
             return
 
         def done(applied: Applied | None, error: Exception | None) -> None:
             if error is not None:
-                logger.warning("could not record the end of job %s, trying again: %s", owned.job.id, error)
-                threading.Thread(target=self._settle_again, args=(owned, transition), daemon=True).start()
+                self._unsettled(owned, transition, error)
             else:
                 self._settled(owned, transition, applied)
 
         self._writer.submit(transition, done)
+
+    async def _asettle(self, owned: Owned, ended: Ended) -> None:
+        """`_settle`, but returns when it is done: the engine's worker may be gone at once after that."""
+        if owned.reports:
+            await bridge.in_thread(self.heart.flush, owned)
+        transition = self._ending(owned, ended)
+        if transition is None:
+            return
+        try:
+            applied = await bridge.answer(partial(self._writer.post, transition))
+        except Exception as error:  # noqa: BLE001 - whatever the ledger raised, the end of the attempt is still to tell
+            self._unsettled(owned, transition, error)
+        else:
+            if self._listened():
+                await bridge.in_thread(self._settled, owned, transition, applied)
+            else:
+                self._settled(owned, transition, applied)
+
+    def _ending(self, owned: Owned, ended: Ended) -> Transition | None:
+        self.counts[ended.how] += 1
+        transition = _transition(owned.job, ended)
+        if transition is None:
+            self._let_go(owned)
+        return transition
+
+    def _unsettled(self, owned: Owned, transition: Transition, error: Exception) -> None:
+        logger.warning("could not record the end of job %s, trying again: %s", owned.job.id, error)
+        threading.Thread(target=self._settle_again, args=(owned, transition), daemon=True).start()
 
     def _settle_again(self, owned: Owned, transition: Transition) -> None:
         """Write a settlement whose reply was lost or never came, while the lease could still be ours."""

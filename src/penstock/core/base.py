@@ -121,7 +121,11 @@ class Backend(_AnyBackend):
 
 
 class AsyncBackend(_AnyBackend):
-    """The contract with an asynchronous engine: the verbs of `Backend`, awaited on one loop per process."""
+    """The contract with an asynchronous engine: the verbs of `Backend`, awaited.
+
+    An object lives on one loop. Each `work` is called on a loop and an object of its own, made of the same context; when
+    it raises `BackendUnavailableError` after ``on_ready``, it is called again, on another object, until it is stopped.
+    """
 
     @abstractmethod
     async def publish(self, messages: Sequence[Message]) -> None:
