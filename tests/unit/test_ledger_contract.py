@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
@@ -46,10 +47,11 @@ def clock():
     return Clock()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 def ledger(request, tmp_path, clock):
-    url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/ledger.db"
-    ledger = open_ledger(url, clock=clock)
+    urls = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/ledger.db"}
+    url = urls.get(request.param) or request.getfixturevalue(f"{request.param}_url")
+    ledger = open_ledger(url, namespace=f"t{uuid.uuid4().hex[:12]}", clock=clock)
     yield ledger
     ledger.close()
 

@@ -123,8 +123,7 @@ class Backend(_AnyBackend):
 class AsyncBackend(_AnyBackend):
     """The contract with an asynchronous engine: the verbs of `Backend`, awaited.
 
-    An object lives on one loop. Each `work` is called on a loop and an object of its own, made of the same context; when
-    it raises `BackendUnavailableError` after ``on_ready``, it is called again, on another object, until it is stopped.
+    An object lives on one loop. Each `work` is called on a loop and an object of its own, made of the same context.
     """
 
     @abstractmethod
@@ -175,12 +174,21 @@ class Ledger(ABC):
         """Return the ledger's own time, aware UTC."""
 
     @abstractmethod
-    def insert(self, intents: Sequence[Intent], *, grace_s: float) -> list[Submission]:
+    def insert(
+        self, intents: Sequence[Intent], *, grace_s: float, connection: object | None = None
+    ) -> list[Submission]:
         """T1 for each intent, in order, in one transaction; answers one `Submission` each.
 
         Nothing is inserted on conflict with the id, the tick key, or the ``key`` of a live job: the job that is
         there is answered as KEPT. A job that is due now counts as published once (the caller pushes it), and its
         next publish is due after ``grace_s``; one for later is due to be published when its time comes.
+
+        With a ``connection`` of the caller's, to the ledger's own database, it joins the transaction that is open
+        there: nobody sees the jobs before the caller's commit, and after a rollback there are none. They do not
+        count as published: the caller must not push them, the first sweep after the commit will.
+
+        Raises:
+            UnsupportedError: this ledger cannot join that connection's transaction; nothing was written.
         """
 
     @abstractmethod
