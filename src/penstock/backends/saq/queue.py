@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from penstock.backends.saq.worker import Source
 
 
-class Transport(Protocol):
+class _Transport(Protocol):
     """What SAQ stores its jobs in."""
 
     async def publish(self, messages: Sequence[Message]) -> None: ...
@@ -58,7 +58,7 @@ class SaqBackend(AsyncBackend):
         return self.context.url.partition("+")[2]
 
     @cached_property
-    def _transport(self) -> Transport:
+    def _transport(self) -> _Transport:
         settings: Any = self.context.settings
         try:
             if self._url.startswith("postgres"):
@@ -94,7 +94,8 @@ class SaqBackend(AsyncBackend):
         with self._told():
             source = await self._transport.source(order.queues)
             try:
-                self._worker = worker = OneTaskWorker(source, self.context.aexecute, settings, order)
+                await source.connect()
+                self._worker = worker = OneTaskWorker(source, self.context.aexecute, settings, order, _is_outage)
                 await worker.start()
             finally:
                 self._worker = None

@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 from redis import asyncio as aioredis
 from saq import Job
+from saq.job import Status
 from saq.queue.redis import RedisQueue
 
 from penstock.backends.saq.config import SaqSettings
-from penstock.backends.saq.worker import Lane, Source
+from penstock.backends.saq.worker import Lane, Source, native_job
 from penstock.job.models import Message
 
 logger = logging.getLogger("penstock.backends.saq")
@@ -43,12 +44,65 @@ return taken
 """
 
 
+class _Trips:
+    """One pipeline under way at a time; what comes meanwhile shares the next. Sending is what costs, not the commands.
+
+    What is posted before something is asked arrives before it.
+    """
+
+    def __init__(self, redis: Any) -> None:
+        self._redis = redis
+        self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Any] | None]] = []
+        self._going: asyncio.Task[None] | None = None
+
+    def post(self, *command: Any) -> None:
+        """Send a command whose answer nobody needs; a failure is logged."""
+        self._add(command, None)
+
+    async def ask(self, *command: Any) -> Any:
+        """Send a command and return its answer. Raises what redis-py raises."""
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._add(command, answer)
+        return await answer
+
+    async def over(self) -> None:
+        """Wait until everything posted has been sent."""
+        if self._going is not None:
+            await asyncio.wait([self._going])
+
+    def _add(self, command: tuple[Any, ...], answer: asyncio.Future[Any] | None) -> None:
+        self._waiting.append((command, answer))
+        if self._going is None:
+            self._going = asyncio.create_task(self._go())
+
+    async def _go(self) -> None:
+        while self._waiting:
+            trip, self._waiting = self._waiting, []
+            answers: list[Any]
+            try:
+                async with self._redis.pipeline(transaction=False) as pipe:
+                    for command, _ in trip:
+                        pipe.execute_command(*command)
+                    answers = await pipe.execute(raise_on_error=False)
+            except Exception as error:  # noqa: BLE001 - told to each that waits
+                answers = [error] * len(trip)
+            for (command, waiting), answer in zip(trip, answers, strict=True):
+                if waiting is None:
+                    if isinstance(answer, Exception):
+                        logger.warning("%s on Redis: %s", command[0], answer)
+                elif isinstance(answer, Exception):
+                    waiting.set_exception(answer)
+                else:
+                    waiting.set_result(answer)
+        self._going = None
+
+
 class RedisLane(Lane, RedisQueue):
     """A queue of ours in SAQ's keys."""
 
-    def __init__(self, redis: aioredis.Redis, name: str) -> None:
+    def __init__(self, redis: Any, name: str, trips: _Trips) -> None:
         RedisQueue.__init__(self, redis, name=name, dump=msgspec.json.encode, load=msgspec.json.decode)
-        self._ending = asyncio.Lock()
+        self._trips = trips
         self.active = self.namespace("active")
         self.incomplete = self.namespace("incomplete")
 
@@ -62,6 +116,24 @@ class RedisLane(Lane, RedisQueue):
         """All those lists, the highest priority first."""
         return [self.band(priority) for priority in _HIGHEST_FIRST]
 
+    # What SAQ writes of a job is for its screens and for its sweep: nobody has to wait until it is there.
+
+    async def _update(self, job: Job, status: Status | None = None, **_more: Any) -> None:
+        job.status = status or job.status
+        self._trips.post("SET", job.id, self.serialize(job))
+
+    async def _finish(self, job: Job, status: Status, *, result: Any = None, error: str | None = None) -> None:
+        self._trips.post("LREM", self.active, 1, job.id)
+        self._trips.post("ZREM", self.incomplete, job.id)
+        if job.ttl > 0:
+            self._trips.post("SETEX", job.id, job.ttl, self.serialize(job))
+        else:
+            self._trips.post("DEL", job.id)
+
+    async def beat(self, job: Job) -> None:
+        """See `Lane.beat`: posted in the order of the job's other writes."""
+        await self.update(job)
+
 
 class RedisTransport:
     """Publishes to SAQ's keys on one Redis, and opens what a worker takes from."""
@@ -72,16 +144,17 @@ class RedisTransport:
         self._lanes: dict[str, RedisLane] = {}
         self._known = f"penstock:{namespace}:saq-queues"
         # A blocking read must not time out: redis-py 8 would let it after 5 s.
-        self._redis: aioredis.Redis = aioredis.from_url(
+        self._redis: Any = aioredis.from_url(
             url,
             socket_timeout=None,
             socket_connect_timeout=settings.connect_timeout_s,
             socket_keepalive=True,
         )
+        self._trips = _Trips(self._redis)
 
     def _lane(self, queue: str) -> RedisLane:
         if queue not in self._lanes:
-            self._lanes[queue] = RedisLane(self._redis, f"{self._namespace}:{queue}")
+            self._lanes[queue] = RedisLane(self._redis, f"{self._namespace}:{queue}", self._trips)
         return self._lanes[queue]
 
     async def publish(self, messages: Sequence[Message]) -> None:
@@ -108,7 +181,7 @@ class RedisTransport:
     async def withdraw(self, message_ids: Sequence[str]) -> int:
         """Take messages out of whichever list they wait in."""
         gone = 0
-        known: set[bytes] = await self._redis.smembers(self._known)  # type: ignore[misc]
+        known: set[bytes] = await self._redis.smembers(self._known)
         for lane in [self._lane(name.decode()) for name in known]:
             ids = [lane.job_id(message_id) for message_id in message_ids]
             there = [saq_id for saq_id, job in zip(ids, await self._redis.mget(ids), strict=True) if job]
@@ -132,7 +205,7 @@ class RedisTransport:
 
     async def source(self, queues: Sequence[str]) -> Source:
         """Connect a worker."""
-        return await RedisSource.connected(self._redis, [self._lane(queue) for queue in queues])
+        return RedisSource(self._redis, self._trips, [self._lane(queue) for queue in queues])
 
     async def close(self) -> None:
         """Close the connections."""
@@ -142,25 +215,25 @@ class RedisTransport:
 class RedisSource(Source):
     """Takes from the bands of several queues in one trip, or waits on all of them with one connection."""
 
-    def __init__(self, redis: aioredis.Redis, lanes: Sequence[RedisLane]) -> None:
+    def __init__(self, redis: Any, trips: _Trips, lanes: Sequence[RedisLane]) -> None:
         self.lanes = lanes
         self._redis = redis
-        self._take = redis.register_script(_TAKE)
+        self._trips = trips
         self._by_active = {lane.active: lane for lane in lanes}
         self._bands = {band: lane for lane in lanes for band in lane.bands}
         self._keys = [key for band, lane in self._bands.items() for key in (band, lane.active)]
-        self._waiting: aioredis.Redis = redis.client()
+        self._waiting: Any = redis.client()
         self._waiting_id = 0
 
-    @classmethod
-    async def connected(cls, redis: aioredis.Redis, lanes: Sequence[RedisLane]) -> RedisSource:
-        source = cls(redis, lanes)
-        source._waiting_id = await source._waiting.client_id()
-        return source
+    async def connect(self) -> None:
+        """See `Source.connect`."""
+        self._waiting_id = await self._waiting.client_id()
 
     async def take(self, count: int) -> list[Job]:
         """See `Source.take`."""
-        taken: list[tuple[bytes, bytes, bytes | None]] = await self._take(keys=self._keys, args=[count])
+        taken: list[tuple[bytes, bytes, bytes | None]] = await self._trips.ask(
+            "EVAL", _TAKE, len(self._keys), *self._keys, count
+        )
         return [job for active, saq_id, body in taken if (job := await self._read(active.decode(), saq_id, body))]
 
     async def wait(self) -> Job | None:
@@ -182,6 +255,7 @@ class RedisSource(Source):
 
     async def close(self) -> None:
         """See `Source.close`."""
+        await self._trips.over()
         await self._waiting.aclose()
 
     async def put_back(self, job: Job) -> None:
@@ -201,26 +275,6 @@ class RedisSource(Source):
                 return job
         except Exception as error:  # noqa: BLE001 - whatever a foreign message holds, it must stop nobody
             logger.warning("refused a message that is not ours: %s: %s", type(error).__name__, error)
-        await self._redis.lrem(active, 1, saq_id)  # type: ignore[misc]
-        await self._redis.zrem(lane.incomplete, saq_id)
+        self._trips.post("LREM", active, 1, saq_id)
+        self._trips.post("ZREM", lane.incomplete, saq_id)
         return None
-
-
-def native_job(message: Message, key: str, queue: str, at_ms: int, settings: SaqSettings) -> dict[str, Any]:
-    """Return what `saq.Job.to_dict` would, at a tenth of its cost.
-
-    One attempt, no timeout (SAQ's own is 10 s); the lower priority goes first, as SAQ has it on Postgres.
-    """
-    return {
-        "function": message.name or "penstock",
-        "kwargs": msgspec.to_builtins(message),
-        "queue": queue,
-        "key": key,
-        "timeout": 0,
-        "heartbeat": settings.heartbeat_s,
-        "ttl": settings.finished_ttl_s,
-        "queued": at_ms,
-        "touched": at_ms,
-        "status": "queued",
-        "priority": 9 - message.priority,
-    }
