@@ -38,7 +38,7 @@ class Native(msgspec.Struct, frozen=True):
 def native(message: Message) -> Native:
     """Return what TaskIQ would send for a call of our one task with this message."""
     name = message.name or "penstock"
-    body = {
+    body: dict[str, Any] = {
         "task_id": message.id, "task_name": name, "labels": {}, "labels_types": {}, "args": [],
         "kwargs": msgspec.to_builtins(message),
     }  # fmt: skip

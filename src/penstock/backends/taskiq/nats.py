@@ -35,6 +35,7 @@ class NatsBroker(OneTaskBroker):
         self._root = f"penstock.{_token(namespace)}"
         self._client: Any = None
         self._jetstream: Any = None
+        self._answers: Any = None
         self._connecting = asyncio.Lock()
         self._consumers: set[str] = set()
         self._waiting: dict[str, int] = {}
@@ -50,7 +51,7 @@ class NatsBroker(OneTaskBroker):
             if self._client is not None and self._client.is_connected:
                 return
             await self.disconnect()
-            client = await nats.connect(
+            client: Any = await nats.connect(  # pyright: ignore[reportUnknownMemberType]
                 self.url,
                 allow_reconnect=False,
                 connect_timeout=max(1, int(self.settings.connect_timeout_s)),
@@ -66,6 +67,7 @@ class NatsBroker(OneTaskBroker):
                         storage=StorageType.FILE,
                     )
                 )
+            self._answers = await client.subscribe(client.new_inbox())
             for queue in self.queues:
                 await client.subscribe(f"{self._root}.{_token(queue)}.*", cb=self._heard)
             self._waiting.clear()
@@ -117,11 +119,13 @@ class NatsBroker(OneTaskBroker):
                 ConsumerConfig(durable_name=consumer, filter_subject=subject, ack_policy=AckPolicy.EXPLICIT),
             )
             self._consumers.add(consumer)
-        message = await self._client.request(
+        # By hand: the client's own `fetch` of one message waits for it, and there is another subject to look at.
+        await self._client.publish(
             f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{consumer}",
             b'{"batch": 1, "no_wait": true}',
-            timeout=self.settings.verb_timeout_s,
+            reply=self._answers.subject,
         )
+        message: Msg = await self._answers.next_msg(timeout=self.settings.verb_timeout_s)
         return None if message.headers and "Status" in message.headers else message
 
     async def wake(self) -> None:
