@@ -8,10 +8,12 @@ ledger's lease watches over it from there. Classic queues, because quorum queues
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 import aio_pika
+from aio_pika.connection import Connection, make_url
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 from taskiq import AckableMessage
 
@@ -41,7 +43,13 @@ class AmqpBroker(OneTaskBroker):
             if self._channel is not None and not self._channel.is_closed:
                 return
             await self.disconnect()
-            self._connection = await aio_pika.connect(self.url, timeout=self.settings.connect_timeout_s)
+            self._connection = Connection(make_url(self.url))
+            try:
+                await self._connection.connect(timeout=self.settings.connect_timeout_s)
+            except BaseException:
+                # One that never connected would be closed by its destructor, on whatever loop that runs.
+                await self.disconnect()
+                raise
             self._channel = await self._connection.channel()
             await self._channel.set_qos(prefetch_count=1)
 
@@ -136,4 +144,5 @@ class AmqpBroker(OneTaskBroker):
         connection, self._connection, self._channel = self._connection, None, None
         self._declared.clear()
         if connection is not None and not connection.is_closed:
-            await connection.close()
+            with contextlib.suppress(*self.outages):
+                await connection.close()
