@@ -1,10 +1,13 @@
-"""What holds for every test."""
+"""What holds for every test: real servers for those that ask for one, and no task left behind for the next."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 
 from penstock.sources.decorators import TASKS
+from penstock.testing import services
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +17,37 @@ def tasks_of_this_test():
     yield
     TASKS._tasks.clear()
     TASKS._tasks.update(before)
+
+
+def _url(name: str, server: Callable[[], str]) -> str:
+    if (why_not := services.available(name)) is not None:
+        pytest.skip(why_not)
+    return server()
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> str:
+    return _url("redis", services.redis_server)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> str:
+    return _url("postgres", services.postgres_server)
+
+
+@pytest.fixture(scope="session")
+def nats_url() -> str:
+    return _url("nats", services.nats_server)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url() -> str:
+    return _url("rabbitmq", services.rabbitmq_server)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    lines = services.tell_skipped()
+    if lines:
+        terminalreporter.section("services that are missing here", sep="!", red=True, bold=True)
+        for line in lines:
+            terminalreporter.line(line, red=True)

@@ -1,17 +1,22 @@
 """Between sync and async: the only room that knows there are two colours (`execution` has its pair beside it).
 
 The core is synchronous. An async caller's verb runs in a thread of `in_thread`; an async engine's verb runs on one
-portal loop per process, which is made anew after a fork.
+portal loop per process, which is made anew after a fork; its worker has a loop of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
 from penstock.body import Cause, Interrupt
 from penstock.core.base import AsyncBackend, Backend, WorkOrder
@@ -20,6 +25,8 @@ from penstock.job.models import Message
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+logger = logging.getLogger("penstock.bridge")
 
 _THREADS = 40  # measured: with 8, two thousand concurrent 1 ms calls reach half the rate
 
@@ -74,6 +81,48 @@ async def in_thread(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) ->
     return await asyncio.get_running_loop().run_in_executor(pool, lambda: fn(*args, **kwargs))
 
 
+class _Inbox:
+    """What other threads have for the futures of one loop: however many answers come together, it is woken once."""
+
+    def __init__(self) -> None:
+        self._answers: deque[tuple[asyncio.Future[Any], Any, Exception | None]] = deque()
+        self._rung = False
+
+    def put(self, future: asyncio.Future[T], value: T, error: Exception | None) -> None:
+        self._answers.append((future, value, error))
+        if not self._rung:
+            self._rung = True
+            # A loop that is closed has nobody left who waits.
+            with contextlib.suppress(RuntimeError):
+                future.get_loop().call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        # Before the look: what is appended from now on rings again.
+        self._rung = False
+        while self._answers:
+            future, value, error = self._answers.popleft()
+            if future.done():
+                continue
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(value)
+
+
+_inboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Inbox] = WeakKeyDictionary()
+
+
+async def answer(ask: Callable[[Callable[[T, Exception | None], None]], None]) -> T:
+    """Call ``ask(done)``, and wait until any thread calls ``done(value, error)``. Raises that error."""
+    loop = asyncio.get_running_loop()
+    inbox = _inboxes.get(loop)
+    if inbox is None:
+        inbox = _inboxes[loop] = _Inbox()
+    future: asyncio.Future[T] = loop.create_future()
+    ask(partial(inbox.put, future))
+    return await future
+
+
 def run_awaitable(awaitable: Awaitable[T], interrupt: Interrupt) -> T:
     """Run an async body to its end in this thread, on a loop of its own.
 
@@ -95,16 +144,31 @@ def run_awaitable(awaitable: Awaitable[T], interrupt: Interrupt) -> T:
 
 
 class Bridged(Backend):
-    """An async backend behind the synchronous contract."""
+    """An async backend behind the synchronous contract.
+
+    Its verbs are awaited on the portal loop. `work` has a loop of its own, in the thread that calls it, and there
+    another object of the backend: a body may block its loop, or call a synchronous verb on it, and publishing goes on.
+    """
 
     def __init__(self, backend: AsyncBackend) -> None:
         super().__init__(backend.context)
-        self.backend = backend
+        self._make = lambda: type(backend)(backend.context)
+        self._backend = backend
+        self._pid = os.getpid()
+        self._working: set[tuple[asyncio.AbstractEventLoop, AsyncBackend]] = set()
 
     @classmethod
     def capabilities_of(cls, scheme: str) -> Capabilities:
         """Not asked: the gateway reads the capabilities of the backend itself."""
         raise NotImplementedError
+
+    @property
+    def backend(self) -> AsyncBackend:
+        """The object that lives on this process's portal loop."""
+        if self._pid != os.getpid():
+            # The connections of the one that came through the fork belong to the parent.
+            self._backend, self._pid = self._make(), os.getpid()
+        return self._backend
 
     def publish(self, messages: Sequence[Message]) -> None:
         """See `Backend.publish`."""
@@ -120,15 +184,38 @@ class Bridged(Backend):
 
     def work(self, order: WorkOrder) -> None:
         """See `Backend.work`."""
-        portal().call(self.backend.work(order))
+        asyncio.run(self._work(order))
+
+    async def _work(self, order: WorkOrder) -> None:
+        backend = self._make()
+        working = (asyncio.get_running_loop(), backend)
+        self._working.add(working)
+        try:
+            await backend.work(order)
+        finally:
+            self._working.discard(working)
+            await backend.close()
 
     def stop(self) -> None:
-        """See `Backend.stop`."""
-        portal().call(self.backend.stop())
+        """See `Backend.stop`. Returns at once: a body may be blocking the loop that has to hear of it."""
+        for loop, backend in tuple(self._working):
+            telling = _told(backend)
+            try:
+                asyncio.run_coroutine_threadsafe(telling, loop)
+            except RuntimeError:  # the loop is closed, so it has stopped
+                telling.close()
 
     def close(self) -> None:
         """See `Backend.close`."""
-        portal().call(self.backend.close())
+        if self._pid == os.getpid():
+            portal().call(self.backend.close())
+
+
+async def _told(backend: AsyncBackend) -> None:
+    try:
+        await backend.stop()
+    except Exception:
+        logger.exception("the engine's worker could not be stopped")
 
 
 def synchronous(backend: Backend | AsyncBackend) -> Backend:

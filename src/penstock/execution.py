@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from penstock import bridge
@@ -38,6 +39,8 @@ _MISSING = "Missing"
 _EXIT_S = 1.0
 _UNKNOWN_HERE_DELAY_S = 15.0
 """How long a job waits after a worker found that it lacks the job's task, so that another can have it."""
+_FIRST_LINE_MAX = 500
+"""Letters of an error that go back to the engine: its screens show a line, its stores need not hold more."""
 
 
 class Execution:
@@ -52,6 +55,7 @@ class Execution:
         results: Callable[[], ResultStore],
         children: Callable[[], ChildPool],
         changed: Callable[[Job, Transition], None],
+        listened: Callable[[], bool] = lambda: True,
     ) -> None:
         self.owner = owner
         self.counts: Counter[str] = Counter()
@@ -74,25 +78,37 @@ class Execution:
         self._results = results
         self._children = children
         self._changed = changed
+        self._listened = listened
 
     @property
     def running(self) -> list[Job]:
         """The jobs whose bodies run here now."""
         return [owned.job for owned in list(self.heart.owned.values())]
 
-    def run(self, message: Message) -> None:
-        """Deal with a message, for sync engines. Never raises."""
+    def run(self, message: Message) -> str | None:
+        """Deal with a message, for sync engines; never raises.
+
+        Returns the first line of the error by which an attempt failed (of several jobs: the first's), for the
+        engine's own screens. Refused, cancelled and handed back attempts did not fail.
+        """
+        failure: str | None = None
         for job_id in message.job_ids:
             owned = self._claim(job_id)
             if owned is None:
                 continue
             ended = self._refuse(owned) or self._guarded(lambda o=owned: self._body(o), owned)
             self._settle(owned, ended)
+            failure = failure or _first_line(owned.job, ended)
+        return failure
 
-    async def arun(self, message: Message) -> None:
-        """Deal with a message, for async engines: async bodies run on this loop, the others in threads."""
+    async def arun(self, message: Message) -> str | None:
+        """See `run`; for async engines: async bodies run on this loop, the others in threads.
+
+        It is not to be cancelled: only the ledger ends a body.
+        """
+        failure: str | None = None
         for job_id in message.job_ids:
-            owned = await bridge.in_thread(self._claim, job_id)
+            owned = await self._aclaim(job_id)
             if owned is None:
                 continue
             ended = self._refuse(owned)
@@ -100,7 +116,9 @@ class Execution:
                 ended = await self._abody(owned)
             elif ended is None:
                 ended = await bridge.in_thread(self._guarded, lambda o=owned: self._body(o), owned)
-            await bridge.in_thread(self._settle, owned, ended)
+            await self._asettle(owned, ended)
+            failure = failure or _first_line(owned.job, ended)
+        return failure
 
     def interrupt_all(self, cause: Cause) -> None:
         """Ask every running body to stop."""
@@ -121,8 +139,9 @@ class Execution:
             return 0
 
     def close(self) -> None:
-        """Stop beating."""
+        """Stop beating, and writing."""
         self.heart.close()
+        self._writer.close()
 
     # -- claim --------------------------------------------------------------------------------------------------
 
@@ -147,11 +166,26 @@ class Execution:
         try:
             answers = self._writer.apply_all(claims)
         except LedgerError as error:
-            # The messages are gone then; the rows are not, and the sweep publishes them again.
-            logger.warning("could not claim %d jobs: %s", len(claims), error)
-            self._not_taken("unclaimed", len(claims))
+            self._unclaimed(len(claims), error)
             return [None] * len(claims)
         return [self._own(answer, sent) for answer in answers]
+
+    async def _aclaim(self, job_id: str) -> Owned | None:
+        if not self._may_take(job_id):
+            return None
+        sent = time.monotonic()
+        claim = lifecycle.claim(job_id, owner=self.owner, lease_s=self._lease_s)
+        try:
+            answer = await bridge.answer(partial(self._writer.post, claim))
+        except LedgerError as error:
+            self._unclaimed(1, error)
+            return None
+        return self._own(answer, sent)
+
+    def _unclaimed(self, number: int, error: LedgerError) -> None:
+        # The messages are gone then; the rows are not, and the sweep publishes them again.
+        logger.warning("could not claim %d jobs: %s", number, error)
+        self._not_taken("unclaimed", number)
 
     def _own(self, answer: Applied | None, sent: float) -> Owned | None:
         if answer is None or answer.job is None:
@@ -239,7 +273,10 @@ class Execution:
 
             owned.interrupt.on_set(stop)
             await asyncio.wait([task])
-            return await bridge.in_thread(self._returned, runner, job, task.result())
+            value = task.result()
+            if value is None:
+                return Ended(how="returned")
+            return await bridge.in_thread(self._returned, runner, job, value)
         except BaseException as error:  # noqa: BLE001 - a body may raise anything
             return self._raised(owned, error)
         finally:
@@ -280,22 +317,47 @@ class Execution:
 
         Until it is done the attempt stays owned: it keeps its lease, and a drain waits for it.
         """
-        self._count(ended.how)
         if owned.reports:
             self.heart.flush(owned)
-        transition = _transition(owned.job, ended)
+        transition = self._ending(owned, ended)
         if transition is None:
-            self._let_go(owned)
             return
 
         def done(applied: Applied | None, error: Exception | None) -> None:
             if error is not None:
-                logger.warning("could not record the end of job %s, trying again: %s", owned.job.id, error)
-                threading.Thread(target=self._settle_again, args=(owned, transition), daemon=True).start()
+                self._unsettled(owned, transition, error)
             else:
                 self._settled(owned, transition, applied)
 
         self._writer.submit(transition, done)
+
+    async def _asettle(self, owned: Owned, ended: Ended) -> None:
+        """`_settle`, but returns when it is done: the engine's worker may be gone at once after that."""
+        if owned.reports:
+            await bridge.in_thread(self.heart.flush, owned)
+        transition = self._ending(owned, ended)
+        if transition is None:
+            return
+        try:
+            applied = await bridge.answer(partial(self._writer.post, transition))
+        except Exception as error:  # noqa: BLE001 - whatever the ledger raised, the end of the attempt is still to tell
+            self._unsettled(owned, transition, error)
+        else:
+            if self._listened():
+                await bridge.in_thread(self._settled, owned, transition, applied)
+            else:
+                self._settled(owned, transition, applied)
+
+    def _ending(self, owned: Owned, ended: Ended) -> Transition | None:
+        self._count(ended.how)
+        transition = _transition(owned.job, ended)
+        if transition is None:
+            self._let_go(owned)
+        return transition
+
+    def _unsettled(self, owned: Owned, transition: Transition, error: Exception) -> None:
+        logger.warning("could not record the end of job %s, trying again: %s", owned.job.id, error)
+        threading.Thread(target=self._settle_again, args=(owned, transition), daemon=True).start()
 
     def _settle_again(self, owned: Owned, transition: Transition) -> None:
         """Write a settlement whose reply was lost or never came, while the lease could still be ours."""
@@ -340,12 +402,11 @@ def _transition(job: Job, ended: Ended) -> Transition | None:
         case "returned":
             return lifecycle.succeed(job.id, attempt=job.attempt, result=ended.result)
         case "raised":
-            error = ended.error or ErrorInfo("Error", "")
+            error = _error(job, ended)
             reason = Reason.ERROR if ended.retryable else Reason.INVALID
             return lifecycle.fail(job, error=error, reason=reason, retryable=ended.retryable)
         case "timeout":
-            error = ended.error or ErrorInfo("JobTimeout", f"ran longer than its timeout of {job.timeout_s:g} s")
-            return lifecycle.fail(job, error=error, reason=Reason.TIMEOUT)
+            return lifecycle.fail(job, error=_error(job, ended), reason=Reason.TIMEOUT)
         case "crashed":
             return lifecycle.rescue(job, error=ended.error, by_parent=True)
         case "cancelled":
@@ -359,6 +420,24 @@ def _transition(job: Job, ended: Ended) -> Transition | None:
             return lifecycle.release(job.id, attempt=job.attempt)
         case _:
             return None
+
+
+def _error(job: Job, ended: Ended) -> ErrorInfo:
+    """Return the error of an attempt that failed, told even where the body left none."""
+    if ended.error is not None:
+        return ended.error
+    if ended.how == "timeout":
+        return ErrorInfo("JobTimeout", f"ran longer than its timeout of {job.timeout_s:g} s")
+    return ErrorInfo("Crashed", "its process died") if ended.how == "crashed" else ErrorInfo("Error", "")
+
+
+def _first_line(job: Job, ended: Ended) -> str | None:
+    """Tell in one line how an attempt failed; None when it did not."""
+    if ended.how not in ("raised", "timeout", "crashed"):
+        return None
+    error = _error(job, ended)
+    told = f"{error.type}: {error.message}" if error.message else error.type
+    return told.strip().partition("\n")[0][:_FIRST_LINE_MAX]
 
 
 class _Stoppable:

@@ -29,8 +29,8 @@ class Gateway:
         *,
         engines: Mapping[str, Mapping[str, Any]],
         namespace: str,
-        execute: Callable[[Message], None],
-        aexecute: Callable[[Message], Awaitable[None]],
+        execute: Callable[[Message], str | None],
+        aexecute: Callable[[Message], Awaitable[str | None]],
         claim_ahead: Callable[[Sequence[Message]], None],
     ) -> None:
         """Raise `ConfigError` for an unknown backend, transport or setting; open nothing."""

@@ -139,6 +139,7 @@ class Rooms:
             results=lambda: self.results,
             children=lambda: self.children,
             changed=self._tell,
+            listened=lambda: bool(self._listeners or self._plugin_listeners),
         )
         self._closers.insert(0, made.close)
         return made

@@ -6,16 +6,22 @@ gets lost in the table or in a statement shows as a difference. `Pair` drives a 
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
+
+import pytest
 
 from penstock.core.base import Ledger
 from penstock.core.exceptions import JobNotFoundError
 from penstock.job.lifecycle import Event, State, Transition
 from penstock.job.models import Intent, Job, JobQuery, Progress
+from penstock.ledger import open_ledger
 from penstock.ledger.memory import MemoryLedger
+from penstock.ledger.redis import RedisLedger
 from penstock.ledger.sqlite import SqliteLedger
+from penstock.testing import services
 
 GRACE_S = 30.0
 START = 1_700_000_000.0
@@ -36,6 +42,8 @@ def open_kind(kind: str, folder: Any, clock: Clock) -> Ledger:
     """Open a ledger of a kind. The file forgets what a power cut would lose: it is gone after the test anyway."""
     if kind == "memory":
         return MemoryLedger(clock=clock)
+    if kind != "sqlite":
+        return open_ledger(services.server(kind).url, namespace=f"t{uuid.uuid4().hex[:12]}", clock=clock)
     ledger = SqliteLedger(f"{folder}/ledger.db", clock=clock)
     ledger._file._writer.execute("PRAGMA synchronous = OFF")
     return ledger
@@ -49,9 +57,28 @@ def hold(ledger: Ledger, job_id: str, why: str | None) -> None:
             from msgspec.structs import replace
 
             store.put(replace(store.jobs[job_id], held=why))
+    elif isinstance(ledger, RedisLedger):
+        _hold_in_redis(ledger._server._client, ledger._prefix, job_id, why)
     else:
         assert isinstance(ledger, SqliteLedger)
         ledger._file.write(lambda c: c.execute("UPDATE jobs SET held = ? WHERE id = ?", (why, job_id)))
+
+
+def _hold_in_redis(client: Any, prefix: str, job_id: str, why: str | None) -> None:
+    row = f"{prefix}job:{job_id}"
+    if not client.exists(row):
+        return
+    client.hset(row, "held", why) if why else client.hdel(row, "held")
+    state, note, attempt, due, publish_due, queue = client.hmget(
+        row, "state", "note", "attempt", "scheduled_at", "publish_due_at", "queue"
+    )
+    if state == b"queued":
+        found_in = f"{prefix}queue:{queue.decode()}:"
+        for place in ("wait", "retry", "blocked"):
+            client.zrem(found_in + place, job_id)
+        place = "blocked" if why or note is not None else "retry" if int(attempt or 0) else "wait"
+        client.zadd(found_in + place, {job_id: float(due)})
+        client.zrem(f"{prefix}due", job_id) if why else client.zadd(f"{prefix}due", {job_id: float(publish_due)})
 
 
 class Oracle:
@@ -361,5 +388,10 @@ def after(clock: Clock, seconds: float) -> datetime:
     return datetime.fromtimestamp(clock.now, UTC) + timedelta(seconds=seconds)
 
 
-KINDS: Sequence[str] = ("memory", "sqlite")
+def _served(kind: str) -> Any:
+    why_not = services.available(kind)
+    return pytest.param(kind, marks=[pytest.mark.skip(reason=why_not)] if why_not else [])
+
+
+KINDS: Sequence[Any] = ("memory", "sqlite", _served("redis"))
 EVENTS_OF_A_ROW = tuple(event for event in Event if event not in (Event.ENQUEUE, Event.PURGE))

@@ -178,7 +178,7 @@ class LedgerMachine(RuleBasedStateMachine):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_ledger_does_what_the_model_does(kind):
     machine = type("Machine", (LedgerMachine,), {"kind": kind})
-    examples = {"memory": 150, "sqlite": 80}[kind]
+    examples = {"memory": 150, "sqlite": 80, "redis": 60, "postgres": 40}[kind]
     run_state_machine_as_test(
         machine,
         settings=settings(

@@ -38,17 +38,23 @@ class BackendContext(msgspec.Struct, frozen=True, kw_only=True):
     """What a backend is built from.
 
     ``execute`` and ``aexecute`` are what the engine's one task calls with each message, in the engine's colour.
-    They never raise and return when the message is dealt with.
+    They never raise and return when the message is dealt with: None, or the first line of the error that ended an
+    attempt. With the setting ``mirror_failures`` the engine's task then raises `MirroredFailure` of that line, so
+    that the engine's own screens show the attempt as failed; the engine must not try it again.
     """
 
     url: str
     settings: msgspec.Struct
     namespace: str
-    execute: Callable[[Message], None]
-    aexecute: Callable[[Message], Awaitable[None]]
+    execute: Callable[[Message], str | None]
+    aexecute: Callable[[Message], Awaitable[str | None]]
     claim_ahead: Callable[[Sequence[Message]], None] = lambda messages: None
     """May be called with messages that threads of this process are waiting to execute: their jobs are then claimed
     together. Each of them must be executed afterwards."""
+
+
+class MirroredFailure(Exception):  # noqa: N818 - it tells of an error that has been dealt with
+    """Raised by an engine's one task, for the engine's screens only: the attempt failed, the ledger knows all."""
 
 
 class WorkOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,7 +124,10 @@ class Backend(_AnyBackend):
 
 
 class AsyncBackend(_AnyBackend):
-    """The contract with an asynchronous engine: the verbs of `Backend`, awaited on one loop per process."""
+    """The contract with an asynchronous engine: the verbs of `Backend`, awaited.
+
+    An object lives on one loop. Each `work` is called on a loop and an object of its own, made of the same context.
+    """
 
     @abstractmethod
     async def publish(self, messages: Sequence[Message]) -> None:
@@ -168,12 +177,21 @@ class Ledger(ABC):
         """Return the ledger's own time, aware UTC."""
 
     @abstractmethod
-    def insert(self, intents: Sequence[Intent], *, grace_s: float) -> list[Submission]:
+    def insert(
+        self, intents: Sequence[Intent], *, grace_s: float, connection: object | None = None
+    ) -> list[Submission]:
         """T1 for each intent, in order, in one transaction; answers one `Submission` each.
 
         Nothing is inserted on conflict with the id, the tick key, or the ``key`` of a live job: the job that is
         there is answered as KEPT. A job that is due now counts as published once (the caller pushes it), and its
         next publish is due after ``grace_s``; one for later is due to be published when its time comes.
+
+        With a ``connection`` of the caller's, to the ledger's own database, it joins the transaction that is open
+        there: nobody sees the jobs before the caller's commit, and after a rollback there are none. They do not
+        count as published: the caller must not push them, the first sweep after the commit will.
+
+        Raises:
+            UnsupportedError: this ledger cannot join that connection's transaction; nothing was written.
         """
 
     @abstractmethod

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
 from penstock.core.exceptions import ConfigError, did_you_mean
@@ -11,7 +12,7 @@ from penstock.core.exceptions import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from penstock.core.base import Ledger
 
-SCHEMES = ("memory", "sqlite")
+SCHEMES = ("memory", "sqlite", "postgres", "postgresql", "redis", "rediss", "unix")
 
 
 def open_ledger(
@@ -19,20 +20,26 @@ def open_ledger(
     *,
     durability: str = "normal",
     unsafe_network_fs: bool = False,
-    clock: Callable[[], float] = time.time,
+    namespace: str = "penstock",
+    clock: Callable[[], float] | None = None,
 ) -> Ledger:
     """Open a ledger; its driver is imported here and not before.
 
     Args:
-        url: ``memory://`` (each call its own), ``sqlite:///relative.db`` or ``sqlite:////absolute.db``.
-        durability: ``normal`` survives the death of any process; ``full`` also a power cut, at a price.
+        url: ``memory://`` (each call its own), ``sqlite:///relative.db``, ``sqlite:////absolute.db``,
+            ``postgres://user:password@host/database`` with what libpq takes and ``schema=`` in the query, or
+            ``redis://host:6379/0`` (also ``rediss://`` and ``unix:///socket``) with ``namespace=`` in the query.
+        durability: for SQLite: ``normal`` survives the death of any process; ``full`` also a power cut, at a price.
+            A server has settings of its own for that.
         unsafe_network_fs: Open a SQLite file on a network file system all the same.
-        clock: Where the ledger takes its time from, in seconds since 1970; tests bring their own.
+        namespace: keeps projects on one server apart, unless the URL does: the schema, or what all keys begin with.
+        clock: Where the ledger takes its time from, in seconds since 1970; tests bring their own. Default: the
+            server's clock, this machine's for memory and SQLite.
 
     Raises:
-        ConfigError: not a ledger's URL, or SQLite on a network file system.
-        LedgerUnavailableError: the file cannot be opened or made.
-        LedgerError: the file is there and is no ledger that this version can read.
+        ConfigError: not a ledger's URL, its driver is not installed, or jobs would not be safe there.
+        LedgerUnavailableError: the file cannot be opened or made, the server does not answer.
+        LedgerError: what is there is no ledger that this version can read.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
@@ -44,7 +51,7 @@ def open_ledger(
 
         if rest:
             raise ConfigError(f"ledger {url!r}: a ledger in memory has no name; write memory://")
-        return MemoryLedger(clock=clock)
+        return MemoryLedger(clock=clock or time.time)
     if scheme == "sqlite":
         from penstock.ledger.sqlite import SqliteLedger
 
@@ -54,9 +61,23 @@ def open_ledger(
                 f"ledger {url!r} names no file; write sqlite:///relative.db or sqlite:////absolute.db, "
                 "or memory:// for none"
             )
-        return SqliteLedger(path, durability=durability, unsafe_network_fs=unsafe_network_fs, clock=clock)
+        return SqliteLedger(path, durability=durability, unsafe_network_fs=unsafe_network_fs, clock=clock or time.time)
+    if scheme in ("redis", "rediss", "unix"):
+        with _installed("redis", "redis"):
+            from penstock.ledger.redis import RedisLedger
+        return RedisLedger(url, namespace=namespace, clock=clock)
     # Only the scheme is told: the rest of a URL may hold a password.
     raise ConfigError(
         f"no ledger for {scheme + '://'!r}; known: {', '.join(s + '://' for s in SCHEMES)}."
         f"{did_you_mean(scheme, SCHEMES)}"
     )
+
+
+@contextlib.contextmanager
+def _installed(driver: str, extra: str) -> Generator[None]:
+    try:
+        yield
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != driver:
+            raise
+        raise ConfigError(f'this ledger needs {driver}. Run: pip install "penstock[{extra}]"') from error

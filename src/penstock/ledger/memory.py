@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +27,7 @@ from penstock.job.models import (
     Submission,
     WorkerInfo,
 )
-from penstock.ledger import rows
+from penstock.ledger import matching, rows
 
 _Changes = dict[str, Any]
 
@@ -125,8 +124,12 @@ class MemoryLedger(Ledger):
 
     # -- T1 to T12 ------------------------------------------------------------------------------------------------
 
-    def insert(self, intents: Sequence[Intent], *, grace_s: float) -> list[Submission]:
+    def insert(
+        self, intents: Sequence[Intent], *, grace_s: float, connection: object | None = None
+    ) -> list[Submission]:
         """See `Ledger.insert`."""
+        if connection is not None:
+            raise rows.cannot_join("memory://")
         with self._lock:
             store, now = self._store(), self._clock()
             # All rows are built before the first is kept: one that cannot be built leaves none behind.
@@ -195,8 +198,8 @@ class MemoryLedger(Ledger):
         with self._lock:
             store, now = self._store(), self.now()
             found = (store.jobs[job_id] for job_id in sorted(store.jobs, reverse=True))
-            name = None if query.name is None else _glob(query.name)
-            fitting = (job for job in found if _fits(job, query, name, now))
+            name = None if query.name is None else matching.glob(query.name)
+            fitting = (job for job in found if matching.fits(job, query, name, now))
             return list(itertools.islice(fitting, query.limit))
 
     def counts(self) -> dict[str, int]:
@@ -403,22 +406,3 @@ def _progress(news: Progress) -> _Changes:
         "nodes_total": news.nodes_total,
     }
     return {name: value for name, value in changes.items() if value is not None}
-
-
-def _glob(name: str) -> re.Pattern[str]:
-    return re.compile(re.escape(name).replace(r"\*", ".*").replace(r"\?", "."), re.DOTALL)
-
-
-def _fits(job: Job, query: JobQuery, name: re.Pattern[str] | None, now: datetime) -> bool:
-    return (
-        (not query.states or shown_state(job, now) in query.states)
-        and (name is None or name.fullmatch(job.name) is not None)
-        and (query.queue is None or job.queue == query.queue)
-        and (query.kind is None or job.kind == query.kind)
-        and (query.id_prefix is None or job.id.startswith(query.id_prefix))
-        and (query.key is None or job.key == query.key)
-        and (query.parent_id is None or job.parent_id == query.parent_id)
-        and (query.tag is None or query.tag in job.tags)
-        and (query.since is None or job.created_at >= query.since)
-        and (query.before is None or job.id < query.before)
-    )

@@ -1,4 +1,4 @@
-"""Between the ledger's stored values and the Structs; what both ledgers agree on about a new row."""
+"""Between the ledger's stored values and the Structs; what all ledgers agree on about a new row."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.core.exceptions import did_you_mean
+from penstock.core.exceptions import UnsupportedError, did_you_mean
 from penstock.job.lifecycle import SHOWN_STATES, Event, State
 from penstock.job.models import ErrorInfo, HistoryEntry, Intent, Job, RetryPolicy
 
@@ -21,9 +21,9 @@ UNTOLD = frozenset({Event.BEAT, Event.PUBLISH})
 ANSWERED_WHOLE = frozenset({Event.CLAIM, Event.PUBLISH})
 """Events whose writer needs the whole row."""
 
-_ASKED: tuple[str, ...] = tuple(f for f in Intent.__struct_fields__ if f not in ("at", "delay_s"))
+ASKED: tuple[str, ...] = tuple(f for f in Intent.__struct_fields__ if f not in ("at", "delay_s"))
 _INSTANTS = tuple(name for name in COLUMNS if name.endswith(("_at", "_until")))
-_LAST_INSTANT = 253_402_300_799.0  # the end of the year 9999: datetime knows no later one
+LAST_INSTANT = 253_402_300_799.0  # the end of the year 9999: datetime knows no later one
 _DEFAULT_BACKOFF = RetryPolicy()
 _policy = msgspec.json.Decoder(RetryPolicy)
 _error = msgspec.json.Decoder(ErrorInfo)
@@ -40,6 +40,15 @@ def check_shown(states: Sequence[str]) -> None:
             )
 
 
+def cannot_join(ledger: str, hint: str = "") -> UnsupportedError:
+    """Say that a ledger does not take part in the caller's transaction."""
+    return UnsupportedError(
+        f"ledger {ledger}",
+        "connection",
+        hint or " Enqueue after your commit, or keep the ledger in the database of your data (postgres://, sqlite://).",
+    )
+
+
 def instant(seconds: float) -> datetime:
     """Turn the ledger's seconds since 1970 into an aware instant."""
     return datetime.fromtimestamp(seconds, UTC)
@@ -47,7 +56,7 @@ def instant(seconds: float) -> datetime:
 
 def later(now: float, delay_s: float) -> float:
     """Add a delay; one that would leave the calendar ends with it, so that the row stays readable."""
-    return min(now + delay_s, _LAST_INSTANT)
+    return min(now + delay_s, LAST_INSTANT)
 
 
 def storable(text: str) -> str:
@@ -62,13 +71,13 @@ def storable_error(error: ErrorInfo) -> ErrorInfo:
     return msgspec.structs.replace(error, message=storable(error.message), traceback=storable(error.traceback))
 
 
-def queued(intent: Intent, *, now: float, grace_s: float) -> Job:
-    """Build the row that T1 inserts."""
+def queued(intent: Intent, *, now: float, grace_s: float, pushed: bool = True) -> Job:
+    """Build the row that T1 inserts; not ``pushed``: the caller leaves its first publish to a sweep."""
     due = later(now, intent.delay_s) if intent.at is None else intent.at.timestamp()
     at = instant(now)
-    asked = {name: getattr(intent, name) for name in _ASKED}
-    if due > now:
-        due_at = instant(due)
+    asked = {name: getattr(intent, name) for name in ASKED}
+    if due > now or not pushed:
+        due_at = instant(max(due, now))
         return Job(**asked, state=State.QUEUED, created_at=at, scheduled_at=due_at, publish_due_at=due_at)
     return Job(
         **asked,

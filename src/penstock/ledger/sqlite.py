@@ -116,20 +116,25 @@ class SqliteLedger(Ledger):
 
     # -- T1 to T12 ------------------------------------------------------------------------------------------------
 
-    def insert(self, intents: Sequence[Intent], *, grace_s: float) -> list[Submission]:
-        """See `Ledger.insert`."""
+    def insert(
+        self, intents: Sequence[Intent], *, grace_s: float, connection: object | None = None
+    ) -> list[Submission]:
+        """See `Ledger.insert`; a ``connection`` is a `sqlite3.Connection` to the very file of this ledger."""
+        pushed = connection is None
 
         def work(connection: sqlite3.Connection) -> list[Submission]:
             now = self._clock()
-            return [self._insert(connection, rows.queued(intent, now=now, grace_s=grace_s)) for intent in intents]
+            wanted = (rows.queued(intent, now=now, grace_s=grace_s, pushed=pushed) for intent in intents)
+            return [self._insert(connection.cursor(), job) for job in wanted]
 
         try:
-            return self._file.transaction(work)
+            return self._file.transaction(work) if connection is None else self._file.join(connection, work)
         except UnicodeEncodeError as error:
             raise InvalidJobError(f"text that is not valid Unicode cannot be stored: {error}") from error
 
     @staticmethod
-    def _insert(connection: sqlite3.Connection, job: Job) -> Submission:
+    def _insert(cursor: sqlite3.Cursor, job: Job) -> Submission:
+        cursor.row_factory = None  # the caller's own connection may have one
         values = (
             job.id,
             job.kind,
@@ -154,9 +159,9 @@ class SqliteLedger(Ledger):
             job.publishes,
             job.publish_due_at and job.publish_due_at.timestamp(),
         )
-        if connection.execute(_INSERT, values).rowcount == 1:
+        if cursor.execute(_INSERT, values).rowcount == 1:
             return Submission(job, Outcome.CREATED)
-        holder = connection.execute(_HOLDER, {"id": job.id, "tick_key": job.tick_key, "key": job.key}).fetchone()
+        holder = cursor.execute(_HOLDER, {"id": job.id, "tick_key": job.tick_key, "key": job.key}).fetchone()
         if holder is None:
             raise LedgerError(f"job {job.id} was refused, and no job that stands in its way is there")
         return Submission(rows.job_of(holder), Outcome.KEPT)

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from penstock.core.exceptions import ConfigError, LedgerError, LedgerUnavailableError
-from penstock.ledger import sqlite_schema
+from penstock.core.exceptions import ConfigError, InvalidJobError, LedgerError, LedgerUnavailableError
+from penstock.ledger import rows, sqlite_schema
 
 T = TypeVar("T")
 
@@ -158,6 +158,29 @@ class SqliteFile:
 
         with self._lock, _told(self.path):
             return self._patiently(whole)
+
+    def join(self, theirs: object, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Let ``work`` execute statements in the transaction of somebody else's connection to this very file.
+
+        Raises:
+            UnsupportedError: it is no SQLite connection, or its own file is another one. Nothing was written.
+            InvalidJobError: it commits each statement by itself and no transaction is open.
+        """
+        if not isinstance(theirs, sqlite3.Connection):
+            raise rows.cannot_join(
+                str(self.path), f" A SQLite ledger joins a sqlite3.Connection, not a {type(theirs).__name__}."
+            )
+        with _told(self.path):
+            # Attached files do not count: with a write-ahead log, SQLite commits each of them by itself.
+            cursor = theirs.cursor()
+            cursor.row_factory = None  # theirs may make anything of a row
+            (mine,) = cursor.execute("SELECT file FROM pragma_database_list WHERE name = 'main'").fetchone()
+            if os.path.realpath(os.fsdecode(mine)) != str(self.path):
+                raise rows.cannot_join(str(self.path), f" That connection is to {mine or 'memory'}: another database.")
+            implicit = getattr(theirs, "autocommit", -1)  # Python 3.12; -1: isolation_level decides, as before
+            if not theirs.in_transaction and (implicit is True or (implicit == -1 and theirs.isolation_level is None)):
+                raise InvalidJobError("the connection commits each statement by itself; execute BEGIN first")
+            return work(theirs)
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Let ``work`` read, beside any writer."""

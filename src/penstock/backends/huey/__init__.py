@@ -1,4 +1,7 @@
-"""``huey+sqlite:///path``: Huey on a SQLite file, the embedded default that needs no server."""
+"""``huey+sqlite:///path``: Huey on a SQLite file, the embedded default that needs no server.
+
+``huey+redis://host:port/db``: Huey's priority queue on Redis.
+"""
 
 from __future__ import annotations
 

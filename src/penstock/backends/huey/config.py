@@ -6,7 +6,7 @@ import msgspec
 
 
 class HueySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of Huey on SQLite."""
+    """Settings of Huey on SQLite and on Redis."""
 
     poll_s: float = 0.1
     """The longest an idle worker thread sleeps before it looks again; Huey's own default is 10 s."""
@@ -14,3 +14,7 @@ class HueySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The first sleep of a thread that found nothing; grows by half up to ``poll_s``."""
     busy_timeout_s: float = 30.0
     cache_mb: int = 8
+    block_s: float = 0.5
+    """Redis: how long one blocking look for a message takes; a stop waits for it."""
+    connect_timeout_s: float = 5.0
+    """Redis: how long a connection may take to open."""

@@ -7,52 +7,59 @@
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 import threading
-from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 import msgspec
-from huey.api import Huey
-from huey.consumer import Consumer, ConsumerStopped, Scheduler
-from huey.registry import Message as HueyMessage
+from huey.consumer import Consumer
 
 from penstock.backends.huey.config import HueySettings
+from penstock.backends.huey.engine import OneTaskHuey, QuietConsumer
 from penstock.backends.huey.storage import QueueStorage
 from penstock.core.base import Backend, BackendContext, WorkOrder
 from penstock.core.capabilities import Capabilities, Support
-from penstock.core.exceptions import BackendError, BackendUnavailableError, ConfigError
+from penstock.core.exceptions import (
+    BackendError,
+    BackendNotInstalledError,
+    BackendUnavailableError,
+    ConfigError,
+)
+from penstock.core.secrets import mask_url
 from penstock.job.models import Message
-
-logger = logging.getLogger("penstock.backends.huey")
-
-# Huey tells at INFO of every task, and at WARNING of every id that it does not know: our ledger does that.
-logging.getLogger("huey").setLevel(logging.ERROR)
 
 
 class HueyBackend(Backend):
-    """Jobs carried by Huey in a SQLite file. Threads of one process; several processes may share the file."""
+    """Jobs carried by Huey in a SQLite file or on Redis. Threads of one process; several processes may share both."""
 
     name: ClassVar[str] = "huey"
-    schemes: ClassVar[tuple[str, ...]] = ("huey+sqlite",)
+    schemes: ClassVar[tuple[str, ...]] = ("huey+sqlite", "huey+redis", "huey+rediss", "huey+unix")
     settings_type: ClassVar[type[msgspec.Struct]] = HueySettings
 
     def __init__(self, context: BackendContext) -> None:
-        """Raises `ConfigError` for a URL without a path."""
+        """Raises `ConfigError` for a URL without a path, or that redis-py cannot read."""
         super().__init__(context)
-        self._path = context.url.partition("://")[2].removeprefix("/")
-        if not self._path:
-            raise ConfigError("huey+sqlite needs a path: huey+sqlite:///queue.db")
+        transport, _, rest = context.url.partition("+")[2].partition("://")
+        self._storage: Callable[..., Any]
+        if transport == "sqlite":
+            self._where = rest.removeprefix("/")
+            if not self._where:
+                raise ConfigError("huey+sqlite needs a path: huey+sqlite:///queue.db")
+            self._storage, self._told = partial(_sqlite, self._where, context.settings), partial(_told, self._where)
+        else:
+            self._where = mask_url(context.url)
+            self._storage, told = _redis(f"{transport}://{rest}", context)
+            self._told = partial(told, self._where)
         self._consumer: Consumer | None = None
-        self._opened: _OneTaskHuey | None = None
+        self._opened: OneTaskHuey | None = None
         self._lock = threading.Lock()
 
     @classmethod
     def capabilities_of(cls, scheme: str) -> Capabilities:
-        """What Huey on SQLite can do."""
+        """What Huey can do, on SQLite and on Redis."""
         return Capabilities(
             priority=Support.NATIVE,
             withdraw=Support.NATIVE,
@@ -63,19 +70,12 @@ class HueyBackend(Backend):
         )
 
     @property
-    def _huey(self) -> _OneTaskHuey:
+    def _huey(self) -> OneTaskHuey:
         # Not a cached_property: since Python 3.12 two threads may both make one, and a connection stays open.
         if self._opened is None:
-            settings: Any = self.context.settings
-            with self._lock, _told(self._path):
+            with self._lock, self._told():
                 if self._opened is None:
-                    self._opened = _OneTaskHuey(
-                        self.context,
-                        name=self.context.namespace,
-                        filename=self._path,
-                        timeout=settings.busy_timeout_s,
-                        cache_mb=settings.cache_mb,
-                    )
+                    self._opened = OneTaskHuey(self.context, storage_class=self._storage)
         return self._opened
 
     def _queue(self, queue: str) -> str:
@@ -87,25 +87,25 @@ class HueyBackend(Backend):
             (self._queue(m.queue), self._huey.encode(m), m.priority, f"{self.context.namespace}:{m.id}")
             for m in messages
         ]
-        with _told(self._path):
+        with self._told():
             self._huey.storage.put_messages(rows)
 
     def withdraw(self, message_ids: Sequence[str]) -> int:
         """See `Backend.withdraw`."""
-        with _told(self._path):
+        with self._told():
             return self._huey.storage.withdraw([f"{self.context.namespace}:{i}" for i in message_ids])
 
     def depth(self, queue: str) -> int:
         """See `Backend.depth`."""
-        with _told(self._path):
+        with self._told():
             return self._huey.storage.waiting(self._queue(queue))
 
     def work(self, order: WorkOrder) -> None:
         """See `Backend.work`: Huey's consumer with worker threads."""
         settings: Any = self.context.settings
-        with _told(self._path):
+        with self._told():
             self._huey.storage.listen([self._queue(queue) for queue in order.queues])
-        consumer = _QuietConsumer(
+        consumer = QuietConsumer(
             self._huey,
             workers=order.concurrency,
             periodic=False,
@@ -116,6 +116,7 @@ class HueyBackend(Backend):
             check_worker_health=True,
             health_check_interval=1,
         )
+        self._huey.stopped = consumer.stop_flag.is_set
         self._consumer = consumer
         consumer.start()
         order.on_ready()
@@ -134,121 +135,25 @@ class HueyBackend(Backend):
             self._opened.storage.close()
 
 
-class _OneTaskHuey(Huey):
-    """A Huey with a single task, whose argument is our message."""
-
-    storage: QueueStorage
-
-    def __init__(self, context: BackendContext, **options: Any) -> None:
-        super().__init__(storage_class=QueueStorage, results=False, utc=True, serializer=_Json(), **options)
-        self._context = context
-        self._asking: deque[_Asking] = deque()
-        self._taking = threading.Lock()
-
-        def run(payload: dict[str, Any]) -> None:
-            context.execute(msgspec.convert(payload, Message))
-
-        self._task = self.task(name="penstock", retries=0)(run)
-
-    def encode(self, message: Message) -> bytes:
-        task = self._task.task_class((msgspec.to_builtins(message),), {}, id=message.id, priority=message.priority)
-        return self.serialize_task(task)
-
-    def is_revoked(self, *_args: Any, **_kwargs: Any) -> bool:
-        # Cancelled jobs are refused by the ledger; Huey's flags would cost two statements a job and stay for ever.
-        return False
-
-    def dequeue(self) -> Message | None:
-        """Take a message for the calling thread; threads that ask at the same time share one transaction.
-
-        No thread ever holds a message that another could run: as many are taken as threads are waiting.
-        """
-        asking = _Asking()
-        self._asking.append(asking)
-        while self._asking and self._taking.acquire(blocking=False):
-            served: list[_Asking] = []
-            try:
-                while self._asking:
-                    served.append(self._asking.popleft())
-                self._serve(served)
-            finally:
-                self._taking.release()
-                for one in served:
-                    one.answered.release()
-        asking.answered.acquire()
-        if asking.error is not None:
-            raise BackendError(f"huey could not take messages: {asking.error}") from asking.error
-        return asking.message
-
-    def _serve(self, served: Sequence[_Asking]) -> None:
-        try:
-            messages = [m for data in self.storage.take(len(served)) if (m := self._decoded(data)) is not None]
-            if len(messages) > 1:
-                self._context.claim_ahead(messages)
-        except Exception as error:  # noqa: BLE001 - raised in each thread that asked
-            for one in served:
-                one.error = error
-            return
-        for one, message in zip(served, messages, strict=False):
-            one.message = message
-
-    def _decoded(self, data: bytes) -> Message | None:
-        try:
-            return msgspec.convert(self.deserialize_task(data).args[0], Message)
-        except Exception as error:  # noqa: BLE001 - whatever a foreign message holds, it must stop nobody
-            logger.warning("refused a message that is not ours: %s: %s", type(error).__name__, error)
-            return None
-
-    def execute(self, task: Message, timestamp: Any = None) -> None:
-        """Run a message without Huey's retries, results, locks, signals and revocations, all of which are off."""
-        self._context.execute(task)
+def _sqlite(path: str, settings: Any, name: str) -> QueueStorage:
+    return QueueStorage(name, filename=path, timeout=settings.busy_timeout_s, cache_mb=settings.cache_mb)
 
 
-class _Asking:
-    """A worker thread that waits for a message."""
+def _redis(url: str, context: BackendContext) -> tuple[Callable[..., Any], Callable[[str], Any]]:
+    """Load what needs redis-py, which the embedded default does without, and make the storage: it opens nothing."""
+    settings: Any = context.settings
+    try:
+        from penstock.backends.huey.redis_storage import RedisQueueStorage, told
+    except ModuleNotFoundError as error:
+        raise BackendNotInstalledError("huey+redis", "huey") from error
+    storage = RedisQueueStorage(
+        context.namespace, url, block_s=settings.block_s, connect_timeout_s=settings.connect_timeout_s
+    )
 
-    __slots__ = ("answered", "error", "message")
+    def made(_name: str) -> RedisQueueStorage:
+        return storage
 
-    def __init__(self) -> None:
-        self.answered = threading.Lock()
-        self.answered.acquire()
-        self.message: Message | None = None
-        self.error: Exception | None = None
-
-
-class _Json:
-    """Huey's serializer protocol in JSON: messages are named tuples of plain data, results are never stored."""
-
-    def serialize(self, data: Any) -> bytes:
-        return msgspec.json.encode(data)
-
-    def deserialize(self, data: bytes) -> HueyMessage:
-        fields = msgspec.json.decode(data, type=list[Any])
-        return HueyMessage(*fields)
-
-
-class _NoScheduler(Scheduler):
-    """Delays and schedules are ours: Huey's schedule table stays empty, so nothing need look at it every second."""
-
-    def loop(self, now: Any = None) -> None:
-        self.stop_flag.wait(60)
-
-
-class _QuietConsumer(Consumer):
-    """A consumer that leaves the process's signal handlers alone and returns when its threads have finished."""
-
-    scheduler_class = _NoScheduler
-
-    def _set_signal_handlers(self) -> None:
-        """Signals belong to our worker."""
-
-    def run_until_stopped(self) -> None:
-        checked_at = 1.0
-        try:
-            while True:
-                checked_at = self.loop(checked_at)
-        except ConsumerStopped:
-            self._join_workers()
+    return made, told
 
 
 @contextmanager

@@ -1,0 +1,237 @@
+"""An RQ worker whose jobs run in threads: no fork, no signals, no death penalty, no commands by pub/sub.
+
+RQ's `SimpleWorker` takes ten round trips for a job, does not beat while one runs (RQ then moves it to the failed jobs)
+and belongs to the main thread. Here a job takes four, and one thread beats for all.
+"""
+
+# RQ's hints are partial: what comes out of it is unknown until it is put into ours.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownParameterType=false, reportMissingTypeArgument=false, reportMissingTypeStubs=false
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import redis
+from rq import Queue, SimpleWorker
+from rq import worker_registration as registration
+from rq.exceptions import NoSuchJobError
+from rq.executions import Execution
+from rq.job import Job, JobStatus
+from rq.results import Result
+from rq.serializers import JSONSerializer
+from rq.suspension import is_suspended
+from rq.utils import now
+from rq.worker import WorkerStatus
+
+from penstock.job.models import Message
+
+if TYPE_CHECKING:
+    from penstock.backends.rq.config import RqSettings
+    from penstock.core.base import BackendContext
+
+logger = logging.getLogger("penstock.backends.rq")
+
+ENTRY = "penstock.backends.rq.worker.attempt"
+"""The function that every native job names. It is compared with, never imported."""
+_LEASE_S = 60
+"""How long after its last heartbeat RQ may take an attempt for abandoned; RQ's own figure."""
+_LOST = "the worker of this attempt was lost"
+
+
+def attempt(**_message: Any) -> None:
+    """Stand for an attempt where RQ's own worker takes one: its job is published again for a worker of ours."""
+    raise RuntimeError("this queue belongs to penstock: run `penstock worker`, not `rq worker`")
+
+
+class ThreadWorker(SimpleWorker):
+    """One worker as RQ lists it; `serve` runs its jobs in threads."""
+
+    def __init__(self, context: BackendContext, queues: Sequence[Queue], *, connection: Any) -> None:
+        name = f"{context.namespace}.{os.uname().nodename}.{os.getpid()}.{secrets.token_hex(3)}"
+        super().__init__(list(queues), name=name, connection=connection, serializer=JSONSerializer)
+        settings: Any = context.settings
+        self.settings: RqSettings = settings
+        self.stopping = threading.Event()
+        self._execute = context.execute
+        self._keys = {queue.key: queue for queue in queues}
+        self._taking = threading.Lock()
+        self._running: dict[str, tuple[Job, Execution]] = {}
+        self._suspended_seen_at = 0.0
+
+    def serve(self, concurrency: int, on_ready: Callable[[], None]) -> None:
+        """Run jobs until `stopping` is set, and return when the last has ended."""
+        self.register_birth()
+        threads = [
+            threading.Thread(target=self._serve, name=f"penstock-rq-{number}", daemon=True)
+            for number in range(concurrency)
+        ]
+        served = threading.Event()
+        beating = threading.Thread(target=self._beat_until, args=(served,), name="penstock-rq-beat", daemon=True)
+        for thread in (*threads, beating):
+            thread.start()
+        on_ready()
+        for thread in threads:
+            thread.join()
+        served.set()
+        beating.join()
+        try:
+            self.register_death()
+        except redis.RedisError as error:
+            logger.warning("this worker could not sign off at RQ: %s", error)
+
+    # -- one message after the other ----------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        pause_s = 0.1
+        while not self.stopping.is_set():
+            try:
+                taken = self._take()
+                if taken is not None:
+                    self._run(*taken)
+                pause_s = 0.1
+            except Exception as error:  # noqa: BLE001 - whatever a message or the broker does, it must stop nobody
+                logger.warning("RQ's broker is in trouble, trying again: %s: %s", type(error).__name__, error)
+                self.stopping.wait(pause_s)
+                pause_s = min(2 * pause_s, 5.0)
+
+    def _take(self) -> tuple[str, Queue] | None:
+        """Take a message's id. One thread at a time waits at the broker, the others wait for that thread."""
+        with self._taking:
+            if self.stopping.is_set() or self._is_suspended():
+                return None
+            taken: Any = self.connection.blpop(list(self._keys), timeout=self.settings.block_s)
+        if taken is None:
+            return None
+        key, message_id = taken
+        return message_id.decode(errors="replace"), self._keys[key.decode()]
+
+    def _is_suspended(self) -> bool:
+        """Obey ``rq suspend``, looked at once a second."""
+        if time.monotonic() - self._suspended_seen_at < 1:
+            return False
+        if is_suspended(self.connection, self):
+            self.stopping.wait(0.5)
+            return True
+        self._suspended_seen_at = time.monotonic()
+        return False
+
+    def _run(self, message_id: str, queue: Queue) -> None:
+        try:
+            job = Job.fetch(message_id, connection=self.connection, serializer=JSONSerializer)
+        except NoSuchJobError:
+            return  # withdrawn, or a copy of a message that is done: RQ's list may hold ids without a job
+        except redis.ConnectionError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a foreign message holds, it must stop nobody
+            logger.warning("refused a message on %s that is no job: %s: %s", queue.name, type(error).__name__, error)
+            return
+        job.origin = queue.name
+        try:
+            if job.func_name != ENTRY:
+                raise ValueError(f"it calls {job.func_name!r}")
+            message = msgspec.convert(job.kwargs, Message)
+        except Exception as error:  # noqa: BLE001 - as above
+            logger.warning("refused a message on %s that is not ours: %s", queue.name, error)
+            self._end(job, None, f"refused: not a message of penstock ({error})")
+            return
+        execution = self._begin(job)
+        self._running[execution.id] = (job, execution)
+        try:
+            failure = self._execute(message)
+        finally:
+            del self._running[execution.id]
+        self._end(job, execution, failure if self.settings.mirror_failures else None)
+
+    # -- what RQ's tools show -----------------------------------------------------------------------------------
+
+    def _begin(self, job: Job) -> Execution:
+        with self.connection.pipeline() as pipe:
+            execution = Execution.create(job, self._lease_s, pipeline=pipe, worker_name=self.name)
+            job.prepare_for_execution(self.name, pipeline=pipe)
+            self.set_current_job_id(job.id, pipeline=pipe)
+            self.set_state(WorkerStatus.BUSY, pipeline=pipe)
+            pipe.execute()
+        return execution
+
+    def _end(self, job: Job, execution: Execution | None, failure: str | None) -> None:
+        settings = self.settings
+        job.ended_at = now()
+        with self.connection.pipeline() as pipe:
+            if failure is not None:
+                self._fail(job, failure, pipe)
+                self.increment_failed_job_count(pipe)
+            else:
+                self.increment_successful_job_count(pipe)
+                if settings.result_ttl_s > 0:
+                    job.set_status(JobStatus.FINISHED, pipeline=pipe)
+                    job.save(pipeline=pipe, include_meta=False, include_result=False)
+                    job.cleanup(settings.result_ttl_s, pipeline=pipe, remove_from_queue=False)
+                    job.finished_job_registry.add(job, settings.result_ttl_s, pipe)
+                else:
+                    pipe.delete(job.key)
+            if execution is not None:
+                execution.delete(job, pipe)
+            if job.started_at is not None:
+                self.increment_total_working_time(job.ended_at - job.started_at, pipe)
+            if not self._running:
+                self.set_state(WorkerStatus.IDLE, pipeline=pipe)
+                self.set_current_job_id(None, pipeline=pipe)
+            pipe.execute()
+
+    def _fail(self, job: Job, failure: str, pipe: Any) -> None:
+        ttl_s = self.settings.failure_ttl_s
+        job.set_status(JobStatus.FAILED, pipeline=pipe)
+        job.failed_job_registry.add(job, ttl=ttl_s, exc_string=failure, pipeline=pipe)
+        Result.create_failure(job, ttl_s, failure, worker_name=self.name, pipeline=pipe)
+
+    # -- heartbeats and maintenance -----------------------------------------------------------------------------
+
+    @property
+    def _lease_s(self) -> int:
+        return int(self.settings.heartbeat_s) + _LEASE_S
+
+    def _beat_until(self, served: threading.Event) -> None:
+        tidied_at = 0.0
+        while not served.is_set():
+            try:
+                self._beat()
+                if time.monotonic() - tidied_at > self.settings.maintenance_s:
+                    tidied_at = time.monotonic()
+                    self._tidy()
+            except Exception as error:  # noqa: BLE001 - it is tried again soon
+                logger.warning("RQ was not told that this worker is alive: %s: %s", type(error).__name__, error)
+            served.wait(self.settings.heartbeat_s)
+
+    def _beat(self) -> None:
+        with self.connection.pipeline() as pipe:
+            self.heartbeat(self._lease_s + self.worker_ttl, pipeline=pipe)
+            # A broker that lost its memory has lost this worker too.
+            pipe.hset(self.key, mapping=self.serialize())
+            registration.register(self, pipe)
+            for job, execution in list(self._running.values()):
+                execution.heartbeat(job.started_job_registry, self._lease_s, pipe)
+            pipe.execute()
+
+    def _tidy(self) -> None:
+        """Take what is over out of RQ's lists, and show attempts whose worker was lost as failed."""
+        for queue in self._keys.values():
+            queue.finished_job_registry.cleanup()
+            queue.failed_job_registry.cleanup()
+            started = queue.started_job_registry
+            before = time.time()
+            lost = started.get_expired_job_ids(before)
+            with self.connection.pipeline() as pipe:
+                for job in Job.fetch_many(lost, connection=self.connection, serializer=JSONSerializer):
+                    if job is not None and job.get_status(refresh=False) == JobStatus.STARTED:
+                        job.ended_at = now()
+                        self._fail(job, _LOST, pipe)
+                pipe.zremrangebyscore(started.key, 0, before)
+                pipe.execute()

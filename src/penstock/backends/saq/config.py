@@ -1,0 +1,21 @@
+"""``[engines.saq]``: what can be set about SAQ."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class SaqSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of SAQ on Redis and on Postgres."""
+
+    mirror_failures: bool = True
+    """Whether a failed attempt shows as failed in SAQ's web app; it is never tried again by SAQ."""
+    finished_ttl_s: int = 600
+    """How long SAQ shows what has ended; 600 s is its own default."""
+    heartbeat_s: int = 60
+    """How long after its worker's last sign of life SAQ shows a job as aborted. The ledger's lease decides the rest."""
+    sweep_s: int = 60
+    """How often a worker clears away what dead workers and ended jobs left in SAQ; 60 s is SAQ's own default."""
+    connect_timeout_s: float = 5.0
+    postgres_connections: int = 10
+    """The most connections that a process holds open on Postgres."""

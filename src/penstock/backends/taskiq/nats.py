@@ -1,0 +1,155 @@
+"""TaskIQ on NATS JetStream: a work-queue stream for each project, a subject for each queue and priority.
+
+A message is acknowledged when it begins, so no job outlives the time that NATS waits for that: the ledger's lease
+watches over it from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import nats
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType, StreamConfig
+from nats.js.errors import APIError
+from taskiq import AckableMessage
+
+from penstock.backends.taskiq.broker import HIGHEST_FIRST, Native, OneTaskBroker
+from penstock.backends.taskiq.config import TaskiqSettings
+
+_WAIT_S = 5.0
+
+
+class NatsBroker(OneTaskBroker):
+    """One connection, made anew when it is gone; a worker also hears of each new message, to look at once."""
+
+    outages = (NatsError, TimeoutError, OSError)
+
+    def __init__(self, url: str, namespace: str, settings: TaskiqSettings) -> None:
+        super().__init__(url, namespace, settings)
+        self._stream = f"penstock-{_token(namespace)}"
+        self._root = f"penstock.{_token(namespace)}"
+        self._client: Any = None
+        self._jetstream: Any = None
+        self._answers: Any = None
+        self._connecting = asyncio.Lock()
+        self._consumers: set[str] = set()
+        self._waiting: dict[str, int] = {}
+        self._bell = asyncio.Event()
+        self._taken: Msg | None = None
+
+    def _subject(self, queue: str, priority: int) -> str:
+        return f"{self._root}.{_token(queue)}.{priority}"
+
+    async def connect(self) -> None:
+        """See `OneTaskBroker.connect`."""
+        async with self._connecting:
+            if self._client is not None and self._client.is_connected:
+                return
+            await self.disconnect()
+            client: Any = await nats.connect(  # pyright: ignore[reportUnknownMemberType]
+                self.url,
+                allow_reconnect=False,
+                connect_timeout=max(1, int(self.settings.connect_timeout_s)),
+                error_cb=_quiet,
+            )
+            self._client, self._jetstream = client, client.jetstream(timeout=self.settings.verb_timeout_s)
+            with contextlib.suppress(APIError):  # it is there, with settings of somebody's own
+                await self._jetstream.add_stream(
+                    StreamConfig(
+                        name=self._stream,
+                        subjects=[f"{self._root}.>"],
+                        retention=RetentionPolicy.WORK_QUEUE,
+                        storage=StorageType.FILE,
+                    )
+                )
+            self._answers = await client.subscribe(client.new_inbox())
+            for queue in self.queues:
+                await client.subscribe(f"{self._root}.{_token(queue)}.*", cb=self._heard)
+            self._waiting.clear()
+
+    async def _heard(self, message: Msg) -> None:
+        self._waiting[message.subject] = self._waiting.get(message.subject, 0) + 1
+        self._bell.set()
+
+    async def publish(self, messages: Sequence[Native]) -> None:
+        """See `OneTaskBroker.publish`: each is confirmed by JetStream, all are on their way at once."""
+        await self.connect()
+        publish = self._jetstream.publish
+        await asyncio.gather(
+            *(publish(self._subject(each.message.queue, each.message.priority), each.body) for each in messages)
+        )
+
+    async def depth(self, queue: str) -> int:
+        """See `OneTaskBroker.depth`."""
+        await self.connect()
+        return sum((await self._counts(f"{self._root}.{_token(queue)}.*")).values())
+
+    async def _counts(self, subjects: str) -> dict[str, int]:
+        info = await self._jetstream.stream_info(self._stream, subjects_filter=subjects)
+        return dict(info.state.subjects or {})
+
+    async def take(self) -> AckableMessage | None:
+        """See `OneTaskBroker.take`. What others have taken is noticed when nothing comes."""
+        subjects = [self._subject(queue, priority) for queue in self.queues for priority in HIGHEST_FIRST]
+        self._bell.clear()
+        if not any(self._waiting.get(subject) for subject in subjects):
+            self._waiting.update(await self._counts(f"{self._root}.>"))
+        for subject in subjects:
+            if self._waiting.get(subject):
+                message = await self._next(subject)
+                if message is not None:
+                    self._waiting[subject] -= 1
+                    self._taken = message
+                    return AckableMessage(data=message.data, ack=message.ack)
+                self._waiting[subject] = 0
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._bell.wait(), _WAIT_S)
+        return None
+
+    async def _next(self, subject: str) -> Msg | None:
+        consumer = subject.removeprefix(f"{self._root}.").replace(".", "-")
+        if consumer not in self._consumers:
+            await self._jetstream.add_consumer(
+                self._stream,
+                ConsumerConfig(durable_name=consumer, filter_subject=subject, ack_policy=AckPolicy.EXPLICIT),
+            )
+            self._consumers.add(consumer)
+        # By hand: the client's own `fetch` of one message waits for it, and there is another subject to look at.
+        await self._client.publish(
+            f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{consumer}",
+            b'{"batch": 1, "no_wait": true}',
+            reply=self._answers.subject,
+        )
+        message: Msg = await self._answers.next_msg(timeout=self.settings.verb_timeout_s)
+        return None if message.headers and "Status" in message.headers else message
+
+    async def wake(self) -> None:
+        """See `OneTaskBroker.wake`."""
+        self._bell.set()
+
+    async def give_back(self, message: AckableMessage) -> None:
+        """See `OneTaskBroker.give_back`."""
+        if self._taken is not None:
+            await self._taken.nak()
+            await self._client.flush()
+
+    async def disconnect(self) -> None:
+        """See `OneTaskBroker.disconnect`."""
+        client, self._client = self._client, None
+        self._consumers.clear()
+        if client is not None and not client.is_closed:
+            await client.close()
+
+
+def _token(name: str) -> str:
+    """Write a name as one token of a subject, which a dot would end."""
+    return name.replace("%", "%25").replace(".", "%2E")
+
+
+async def _quiet(_error: Exception) -> None:
+    """What goes wrong is raised by the verb that is under way."""

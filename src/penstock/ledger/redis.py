@@ -1,0 +1,301 @@
+"""The ledger in a Redis server: for any number of processes on any number of hosts.
+
+No acknowledged job is lost while the server and its disk live; with ``appendfsync everysec`` a power cut there may
+lose the last second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from penstock.core.base import Applied, Ledger
+from penstock.core.exceptions import InvalidJobError, JobNotFoundError
+from penstock.job.lifecycle import SHOWN_STATES, TRANSITIONS, Event, State, Transition
+from penstock.job.models import (
+    HistoryEntry,
+    Intent,
+    Job,
+    JobQuery,
+    LogLine,
+    NodeRun,
+    Outcome,
+    Report,
+    Submission,
+    WorkerInfo,
+)
+from penstock.ledger import redis_find, redis_lua, redis_reads, redis_rows, rows
+from penstock.ledger.redis_server import Call, RedisServer
+
+_INSERT_BATCH = 500  # intents a script, and bytes: nobody else is served while it runs
+_INSERT_BYTES = 4 * 1024 * 1024
+_REPORT_BATCH = 500
+_PURGE_BATCH = 200
+_LOG_PAGE = 1000
+_WORKER_KEPT_S = 7 * 86_400.0
+_worker = msgspec.json.Decoder(WorkerInfo)
+_pack = msgspec.msgpack.encode
+
+
+class RedisLedger(Ledger):
+    """See `Ledger`. Every transition is one Lua script; times are the server's, or of ``clock`` in tests."""
+
+    def __init__(self, url: str, *, namespace: str = "penstock", clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock
+        self._server = RedisServer(url, namespace=namespace)
+        self._prefix = self._server.prefix
+        self._scripts: dict[tuple[Event, State, State | None], redis_lua.Script] = {}
+        self._insert = redis_lua.insert()
+        self._purge = redis_lua.purge()
+
+    def _time(self) -> str:
+        return "" if self._clock is None else repr(self._clock())
+
+    def _row(self, job_id: str) -> str:
+        return f"{self._prefix}job:{job_id}"
+
+    def now(self) -> datetime:
+        """See `Ledger.now`."""
+        if self._clock is not None:
+            return rows.instant(self._clock())
+        seconds, micros = self._server.call(lambda client, _again: client.time())
+        return rows.instant(seconds + micros / 1e6)
+
+    # -- T1 to T12 ------------------------------------------------------------------------------------------------
+
+    def insert(
+        self, intents: Sequence[Intent], *, grace_s: float, connection: object | None = None
+    ) -> list[Submission]:
+        """See `Ledger.insert`."""
+        if connection is not None:
+            raise rows.cannot_join("redis://")
+        if not intents:
+            return []
+        try:
+            packed = [_pack(redis_rows.packed_insert(intent)) for intent in intents]
+        except UnicodeError as error:
+            raise InvalidJobError(f"text that is not valid Unicode cannot be stored: {error}") from error
+        time = self._time()
+        calls: list[Call] = [
+            (self._insert, (), (time, repr(grace_s), "1", _array(batch))) for batch in _batches(packed)
+        ]
+        tried_before = False
+
+        def work(client: Any, again: bool) -> list[Any]:
+            nonlocal tried_before
+            tried_before = again
+            return self._server.run_on(client, calls, together=True)
+
+        answers: list[Submission] = []
+        for now, *told in self._server.call(work):
+            for answer in told:
+                intent = intents[len(answers)]
+                if answer == 1:
+                    job = rows.queued(intent, now=float(now), grace_s=grace_s)
+                    answers.append(Submission(job, Outcome.CREATED))
+                    continue
+                job = redis_rows.job_of(answer)
+                # A try before may have been carried out although its answer was lost: then the job is the caller's.
+                mine = tried_before and job.id == intent.id
+                answers.append(Submission(job, Outcome.CREATED if mine else Outcome.KEPT))
+        return answers
+
+    def apply(self, transition: Transition) -> Applied | None:
+        """See `Ledger.apply`."""
+        (answer,) = self._server.run_all([self._call(transition)])
+        return _applied(transition, answer)
+
+    def apply_many(self, transitions: Sequence[Transition]) -> list[Applied | None]:
+        """See `Ledger.apply_many`; one round trip."""
+        if not transitions:
+            return []
+        answers = self._server.run_all([self._call(transition) for transition in transitions])
+        return [_applied(*pair) for pair in zip(transitions, answers, strict=True)]
+
+    def _call(self, t: Transition) -> Call:
+        key = (t.event, t.to, t.to_if_cancelled)
+        script = self._scripts.get(key)
+        if script is None:
+            script = self._scripts[key] = redis_lua.transition(*key)
+        arguments = (
+            self._time(),
+            t.job_id,
+            "" if t.attempt is None else t.attempt,
+            "" if t.publishes is None else t.publishes,
+            "" if t.lease_s is None else repr(t.lease_s),
+            repr(t.delay_s),
+            _given(t.owner),
+            _given(t.reason),
+            _given(rows.error_text(t.error)),
+            _given(t.result),
+            _given(t.note),
+        )
+        return script, (self._row(t.job_id),), arguments
+
+    def purge(self, state: State, *, older_than_s: float, limit: int) -> list[str]:
+        """See `Ledger.purge`."""
+        if state not in TRANSITIONS[Event.PURGE].start:
+            return []
+        gone: list[str] = []
+        while len(gone) < limit:
+            wanted = min(_PURGE_BATCH, limit - len(gone))
+            batch = self._server.run(self._purge, self._time(), state.value, repr(older_than_s), wanted)
+            gone.extend(job_id.decode() for job_id in batch)
+            if len(batch) < wanted:
+                break
+        return gone
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def get(self, job_id: str) -> Job:
+        """See `Ledger.get`."""
+        flat = self._server.call(lambda client, _again: client.execute_command("EVAL", _ROW, 1, self._row(job_id)))
+        if not flat:
+            raise JobNotFoundError(job_id)
+        return redis_rows.job_of(flat)
+
+    def find(self, query: JobQuery) -> list[Job]:
+        """See `Ledger.find`."""
+        rows.check_shown(query.states)
+        return redis_find.find(self._server, query, self.now())
+
+    def counts(self) -> dict[str, int]:
+        """See `Ledger.counts`."""
+        numbers = self._server.run(redis_reads.COUNTS, self._time())
+        return {state: number for state, number in zip(SHOWN_STATES, numbers, strict=True) if number}
+
+    def backlog(self, queues: Sequence[str] = ()) -> tuple[int, int]:
+        """See `Ledger.backlog`."""
+        due, running = self._server.run(redis_reads.BACKLOG, self._time(), _pack(list(dict.fromkeys(queues))))
+        return due, running
+
+    def publishable(self, limit: int) -> list[Job]:
+        """See `Ledger.publishable`."""
+        return [redis_rows.job_of(flat) for flat in self._server.run(redis_reads.PUBLISHABLE, self._time(), limit)]
+
+    def expired(self, limit: int) -> list[Job]:
+        """See `Ledger.expired`."""
+        return [redis_rows.job_of(flat) for flat in self._server.run(redis_reads.EXPIRED, self._time(), limit)]
+
+    def cancel_requests(self, owner: str) -> list[tuple[str, int]]:
+        """See `Ledger.cancel_requests`."""
+        found = self._server.run(redis_reads.CANCEL_REQUESTS, self._time(), owner)
+        return sorted((job_id.decode(), int(attempt)) for job_id, attempt in found)
+
+    # -- what belongs to a job ------------------------------------------------------------------------------------
+
+    def report(self, reports: Sequence[Report]) -> None:
+        """See `Ledger.report`."""
+        packed = [redis_rows.packed_report(report) for report in reports]
+        starts = range(0, len(packed), _REPORT_BATCH)
+        calls: list[Call] = [
+            (redis_reads.REPORT, (), (self._time(), _pack(packed[start : start + _REPORT_BATCH]))) for start in starts
+        ]
+        if calls:
+            self._server.run_all(calls, together=True)
+
+    def history(self, job_id: str) -> list[HistoryEntry]:
+        """See `Ledger.history`."""
+        try:
+            told = [rows.enqueued(self.get(job_id))]
+        except JobNotFoundError:
+            return []
+        packed = self._server.call(lambda client, _again: client.lrange(f"{self._row(job_id)}:history", 0, -1))
+        return told + [redis_rows.entry_of(job_id, entry) for entry in packed]
+
+    def logs(
+        self, job_id: str, *, attempt: int | None = None, after_seq: int = 0, limit: int = 10_000
+    ) -> list[LogLine]:
+        """See `Ledger.logs`."""
+        found: list[LogLine] = []
+        key, size = f"{self._row(job_id)}:logs", max(1, min(limit, _LOG_PAGE))
+        while len(found) < limit:
+            page = self._server.call(
+                lambda client, _again, first=f"{after_seq + 1}-0": client.xrange(key, min=first, count=size)
+            )
+            lines = [redis_rows.line_of(job_id, _seq(name), fields[b"line"]) for name, fields in page]
+            found += [line for line in lines if attempt is None or line.attempt == attempt]
+            if len(page) < size:
+                break
+            after_seq = lines[-1].seq
+        return found[:limit]
+
+    def nodes(self, job_id: str, *, attempt: int | None = None) -> list[NodeRun]:
+        """See `Ledger.nodes`."""
+        packed = self._server.call(lambda client, _again: client.hgetall(f"{self._row(job_id)}:nodes"))
+        told = [redis_rows.node_of(job_id, *pair) for pair in packed.items()]
+        wanted = max((node.attempt for _, node in told), default=0) if attempt is None else attempt
+        of_it = [pair for pair in told if pair[1].attempt == wanted]
+        of_it.sort(key=lambda pair: (pair[1].started_at is None, pair[1].started_at, pair[0]))
+        return [node for _, node in of_it]
+
+    # -- workers --------------------------------------------------------------------------------------------------
+
+    def tell_worker(self, worker: WorkerInfo) -> None:
+        """See `Ledger.tell_worker`."""
+        info = msgspec.json.encode(worker)
+        self._server.run(redis_reads.TELL_WORKER, self._time(), worker.id, info, _WORKER_KEPT_S)
+
+    def forget_worker(self, worker: str) -> None:
+        """See `Ledger.forget_worker`."""
+
+        def work(client: Any, _again: bool) -> None:
+            with client.pipeline(transaction=True) as pipe:
+                pipe.hdel(f"{self._prefix}workers", worker)
+                pipe.zrem(f"{self._prefix}workers:seen", worker)
+                pipe.execute()
+
+        self._server.call(work)
+
+    def workers(self, *, seen_within_s: float = 60.0) -> list[WorkerInfo]:
+        """See `Ledger.workers`."""
+        told = self._server.run(redis_reads.WORKERS, self._time(), repr(seen_within_s))
+        seen = [(_worker.decode(info), rows.instant(float(at))) for info, at in told]
+        return sorted((msgspec.structs.replace(w, seen_at=at) for w, at in seen), key=lambda worker: worker.id)
+
+    def close(self) -> None:
+        """See `Ledger.close`."""
+        self._server.close()
+
+
+_ROW = "return redis.call('HGETALL', KEYS[1])"  # as names and values in turn, whatever protocol the client speaks
+
+
+def _given(value: str | bytes | None) -> str | bytes:
+    if value is None:
+        return ""
+    return b"=" + value if isinstance(value, bytes) else f"={value}"
+
+
+def _applied(transition: Transition, answer: Any) -> Applied | None:
+    if answer is None:
+        return None
+    if transition.event in rows.ANSWERED_WHOLE:
+        job = redis_rows.job_of(answer)
+        return Applied(job.state, job.cancel_requested_at is not None, job)
+    state, cancel_requested = answer
+    return Applied(State(state.decode()), cancel_requested == b"1")
+
+
+def _array(packed: Sequence[bytes]) -> bytes:
+    """Join msgpack values to one array of them."""
+    return b"\xdd" + len(packed).to_bytes(4, "big") + b"".join(packed)
+
+
+def _batches(packed: Iterable[bytes]) -> list[list[bytes]]:
+    batches: list[list[bytes]] = [[]]
+    size_bytes = 0
+    for one in packed:
+        if len(batches[-1]) >= _INSERT_BATCH or (batches[-1] and size_bytes + len(one) > _INSERT_BYTES):
+            batches.append([])
+            size_bytes = 0
+        batches[-1].append(one)
+        size_bytes += len(one)
+    return batches
+
+
+def _seq(name: bytes) -> int:
+    return int(name.partition(b"-")[0])

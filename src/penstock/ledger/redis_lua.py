@@ -1,0 +1,310 @@
+"""The Lua scripts of the Redis ledger: every guarded write is derived from `lifecycle.TRANSITIONS`.
+
+A script is atomic: its guards and its writes are one step for everybody else. All keys of a ledger begin with one hash
+tag, so they lie together on a cluster's node too. Below the prefix ``{namespace}:``
+
+- ``job:ID`` is a row, a hash with a field for each column that differs from its default;
+  ``job:ID:history`` (list), ``job:ID:logs`` (stream) and ``job:ID:nodes`` (hash) belong to it;
+- ``state:STATE``, ``name:NAME``, ``key:KEY``, ``parent:ID`` are sorted sets of ids, all scores 0: ids in order;
+- ``queue:QUEUE:wait``, ``:retry``, ``:blocked`` hold what is queued by the time it is due, ``:lease`` and
+  ``:cancelling`` what runs by the end of its lease; ``due`` what is to be published, by when;
+  ``finished:STATE`` and ``created`` are by time;
+- ``live`` and ``ticks`` map keys and ticks to ids, ``queues`` and ``names`` are what there is of each.
+
+Numbers travel as text with 17 digits: Redis would cut a returned number to an integer, and Lua prints 14 digits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from penstock.job.lifecycle import TRANSITIONS, Event, Guard, Rule, State
+from penstock.ledger.rows import ANSWERED_WHOLE, LAST_INSTANT, UNTOLD
+
+HISTORY_MAX = 10_000
+"""Transitions that are kept of one job, the newest; only a job handed back in vain for days gets there."""
+GUARD_LUA: Mapping[Guard, str] = {
+    Guard.DUE: "r.scheduled_at <= now",
+    Guard.ADMITTED: "not r.held",
+    Guard.FENCE: "r.attempt == attempt",
+    Guard.LEASE_OVER: "r.lease_until and r.lease_until < now",
+    Guard.CANCEL_ASKED: "r.cancel_requested_at",
+    Guard.SEEN: "r.publishes == publishes",
+    Guard.OLD: "r.finished_at and r.finished_at < now - older_than_s",
+}
+
+UNIQUE: dict[str, str] = {
+    "id": "if redis.call('EXISTS', P .. 'job:' .. w.id) == 1 then return w.id end",
+    "tick_key": "if w.tick_key then local h = redis.call('HGET', P .. 'ticks', w.tick_key) if h then return h end end",
+    "key": """if w.key then
+    local h = redis.call('HGET', P .. 'live', w.key)
+    local state = h and redis.call('HGET', P .. 'job:' .. h, 'state')
+    if state == 'queued' or state == 'running' then return h end
+  end""",
+}
+"""The guards of T1: each names the job that stands in an intent's way."""
+
+PRELUDE = f"""
+local P, now = ARGV[1], tonumber(ARGV[2])
+if not now then
+  local t = redis.call('TIME')
+  now = tonumber(t[1]) + tonumber(t[2]) / 1000000
+end
+local function num(x) return string.format('%.17g', x) end
+local function later(s) return math.min(now + s, {LAST_INSTANT!r}) end
+"""
+
+# Where a row is found by time; whatever runs has a lease, and whatever is final an end.
+_PLACE = """
+local function place(r)
+  local queue = P .. 'queue:' .. r.queue
+  if r.state == 'queued' then
+    if r.held or r.note then return queue .. ':blocked', r.scheduled_at end
+    return queue .. (r.attempt > 0 and ':retry' or ':wait'), r.scheduled_at
+  end
+  if r.state == 'running' then
+    return queue .. (r.cancel_requested_at and ':cancelling' or ':lease'), r.lease_until or 0
+  end
+  return P .. 'finished:' .. r.state, r.finished_at or 0
+end
+"""
+
+_LOAD = """
+local row = KEYS[1]
+local v = redis.call('HMGET', row, 'state', 'attempt', 'errors', 'crashes', 'publishes', 'scheduled_at', 'lease_until',
+  'finished_at', 'publish_due_at', 'cancel_requested_at', 'held', 'note', 'owner', 'queue')
+if not v[1] then return false end
+local r = {
+  state = v[1], attempt = tonumber(v[2] or 0), errors = tonumber(v[3] or 0), crashes = tonumber(v[4] or 0),
+  publishes = tonumber(v[5] or 0), scheduled_at = tonumber(v[6]), lease_until = v[7] and tonumber(v[7]),
+  finished_at = v[8] and tonumber(v[8]), publish_due_at = v[9] and tonumber(v[9]),
+  cancel_requested_at = v[10] and tonumber(v[10]), held = v[11], note = v[12], owner = v[13], queue = v[14],
+}
+"""
+
+# A value that may be absent is told with '=' before it: an empty argument is none.
+_GIVEN = """
+local function given(i) if ARGV[i] ~= '' then return string.sub(ARGV[i], 2) end end
+local id, attempt, publishes, lease_s, delay_s = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]),
+  tonumber(ARGV[7])
+local owner, reason, err, result, note = given(8), given(9), given(10), given(11), given(12)
+local before, was_in, was_at, was_due = r.state, nil, nil, not r.held and r.state == 'queued' and r.publish_due_at
+was_in, was_at = place(r)
+local set, gone = {}, {}
+local function put(name, value)
+  r[name] = value
+  if value == nil then
+    gone[#gone + 1] = name
+  else
+    set[#set + 1] = name
+    set[#set + 1] = type(value) == 'number' and num(value) or value
+  end
+end
+"""
+
+_WRITE = """
+if #set > 0 then redis.call('HSET', row, unpack(set)) end
+if #gone > 0 then redis.call('HDEL', row, unpack(gone)) end
+if r.state ~= before then
+  redis.call('ZREM', P .. 'state:' .. before, id)
+  redis.call('ZADD', P .. 'state:' .. r.state, 0, id)
+end
+local is_in, is_at = place(r)
+if is_in ~= was_in then redis.call('ZREM', was_in, id) end
+if is_in ~= was_in or is_at ~= was_at then redis.call('ZADD', is_in, num(is_at), id) end
+local due = not r.held and r.state == 'queued' and r.publish_due_at
+if due then
+  if due ~= was_due then redis.call('ZADD', P .. 'due', num(due), id) end
+elseif was_due then
+  redis.call('ZREM', P .. 'due', id)
+end
+"""
+
+_TELL = f"""
+local ran = before == 'running' or r.state == 'running'
+local told = cmsgpack.pack({{
+  num(now), '%s', before, r.state, r.attempt, ran and r.owner or false, reason or false, err or false }})
+if redis.call('RPUSH', row .. ':history', told) > {HISTORY_MAX} then
+  redis.call('LTRIM', row .. ':history', -{HISTORY_MAX}, -1)
+end
+"""
+
+
+class Script:
+    """A script and the name that Redis knows it by."""
+
+    __slots__ = ("sha", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def may_start(rule: Rule) -> str:
+    """Return the whole guard of a rule: its start states and its guards."""
+    states = " or ".join(f"r.state == '{state}'" for state in rule.start)
+    return " and ".join([f"({states})", *(f"({GUARD_LUA[guard]})" for guard in rule.guards)])
+
+
+def transition(event: Event, to: State, to_if_cancelled: State | None) -> Script:
+    """Write the one script of a transition; it answers nothing if a guard does not hold.
+
+    Raises:
+        ValueError: the table knows no such step.
+    """
+    rule = TRANSITIONS[event]
+    for state in (to, to_if_cancelled):
+        if state is not None and state not in rule.to:
+            raise ValueError(f"{event} does not lead to {state}")
+    effects = _effects(event, to)
+    if to_if_cancelled is not None:
+        # Decided inside the write: a cancel that was asked for a moment ago still counts.
+        effects = f"if r.cancel_requested_at then {_effects(event, to_if_cancelled)} else {effects} end"
+    whole = event in ANSWERED_WHOLE
+    return Script(
+        "".join(
+            (
+                PRELUDE,
+                _PLACE,
+                _LOAD,
+                _GIVEN,
+                f"if not ({may_start(rule)}) then return false end\n",
+                effects,
+                _WRITE,
+                "" if event in UNTOLD else _TELL % event.value,
+                "return redis.call('HGETALL', row)"
+                if whole
+                else "return {r.state, r.cancel_requested_at and '1' or '0'}",
+            )
+        )
+    )
+
+
+_CLAIMED = {
+    "attempt": "r.attempt + 1",
+    "owner": "owner",
+    "lease_until": "later(lease_s)",
+    "started_at": "now",
+    "note": "nil",
+    "progress": "nil",
+    "message": "nil",
+    "nodes_done": "nil",
+    "nodes_total": "nil",
+}
+_ERRED = {"errors": "r.errors + 1", "error": "err", "reason": "reason"}
+_CRASHED = {"crashes": "r.crashes + 1", "reason": "reason"}
+_EFFECTS: Mapping[Event, Mapping[str, str]] = {
+    Event.CLAIM: _CLAIMED,
+    Event.BEAT: {"lease_until": "later(lease_s)"},
+    Event.SUCCEED: {"result": "result", "reason": "nil"},
+    Event.RETRY: _ERRED,
+    Event.FAIL: _ERRED,
+    Event.RELEASE: {},
+    Event.RESCUE: _CRASHED,
+    Event.CRASH: _CRASHED,
+    Event.PUBLISH: {"published_at": "now", "publishes": "r.publishes + 1", "publish_due_at": "later(delay_s)"},
+    Event.CANCEL: {},
+    Event.REQUEST_CANCEL: {"cancel_requested_at": "r.cancel_requested_at or now"},
+    Event.STOP: {},
+}
+
+
+def _effects(event: Event, to: State) -> str:
+    # The same in Lua as in `sql.py`.
+    changes = {"state": f"'{to}'", **_EFFECTS[event]}
+    if to is State.QUEUED and event is not Event.PUBLISH:
+        changes |= {"scheduled_at": "later(delay_s)", "publish_due_at": "later(delay_s)", "published_at": "nil"}
+        if event is Event.RELEASE:
+            changes["note"] = "note"
+    if to.final:
+        changes["finished_at"] = "now"
+    if to is State.CANCELLED:
+        changes["reason"] = "nil"
+    puts = [f"put('{column}', {value})" for column, value in changes.items()]
+    if event in (Event.RESCUE, Event.CRASH):
+        puts.append("if err then put('error', err) end")  # the last error that was told stays
+    return " ".join(puts)
+
+
+def insert() -> Script:
+    """Write T1 for many intents: ARGV is the prefix, the time, the grace, whether they are pushed, the intents.
+
+    Answers the time, and for each intent 1 or the row that stands in its way.
+    """
+    return Script(f"""{PRELUDE}
+local grace_s, pushed = tonumber(ARGV[3]), ARGV[4] == '1'
+local function holder(w)
+  {"  ".join(UNIQUE.values())}
+end
+local answers = {{num(now)}}
+for _, given in ipairs(cmsgpack.unpack(ARGV[5])) do
+  local w = {{id = given[1], at = given[2], delay_s = given[3], queue = given[4], name = given[5], key = given[6],
+    tick_key = given[7], parent_id = given[8], fields = given[9]}}
+  local held_by = holder(w)
+  if held_by then
+    answers[#answers + 1] = redis.call('HGETALL', P .. 'job:' .. held_by)
+  else
+    local due, f = w.at or later(w.delay_s), w.fields
+    local is_later = due > now
+    if not is_later then due = now end
+    local publish_due_at = due
+    local function put(name, value) f[#f + 1] = name f[#f + 1] = value end
+    put('state', 'queued')
+    put('created_at', num(now))
+    put('scheduled_at', num(due))
+    if pushed and not is_later then
+      publish_due_at = later(grace_s)
+      put('published_at', num(now))
+      put('publishes', '1')
+    end
+    put('publish_due_at', num(publish_due_at))
+    redis.call('HSET', P .. 'job:' .. w.id, unpack(f))
+    redis.call('ZADD', P .. 'state:queued', 0, w.id)
+    redis.call('ZADD', P .. 'created', num(now), w.id)
+    redis.call('ZADD', P .. 'name:' .. w.name, 0, w.id)
+    redis.call('ZADD', P .. 'queue:' .. w.queue .. ':wait', num(due), w.id)
+    redis.call('ZADD', P .. 'due', num(publish_due_at), w.id)
+    redis.call('SADD', P .. 'names', w.name)
+    redis.call('SADD', P .. 'queues', w.queue)
+    if w.key then
+      redis.call('HSET', P .. 'live', w.key, w.id)
+      redis.call('ZADD', P .. 'key:' .. w.key, 0, w.id)
+    end
+    if w.tick_key then redis.call('HSET', P .. 'ticks', w.tick_key, w.id) end
+    if w.parent_id then redis.call('ZADD', P .. 'parent:' .. w.parent_id, 0, w.id) end
+    answers[#answers + 1] = 1
+  end
+end
+return answers""")
+
+
+def purge() -> Script:
+    """Write T12: ARGV is the prefix, the time, the state, the age and the limit; answers the ids that are gone."""
+    rule = TRANSITIONS[Event.PURGE]
+    until = "'(' .. num(now - older_than_s)" if Guard.OLD in rule.guards else "'+inf'"
+    return Script(f"""{PRELUDE}
+local state, older_than_s, limit = ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local gone = {{}}
+local found = P .. 'finished:' .. state
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', found, '-inf', {until}, 'LIMIT', 0, limit)) do
+  local row = P .. 'job:' .. id
+  local v = redis.call('HMGET', row, 'state', 'finished_at', 'name', 'key', 'tick_key', 'parent_id')
+  local r = {{state = v[1], finished_at = v[2] and tonumber(v[2])}}
+  if r.state == state and {may_start(rule)} then
+    redis.call('UNLINK', row, row .. ':history', row .. ':logs', row .. ':nodes')
+    redis.call('ZREM', found, id)
+    redis.call('ZREM', P .. 'state:' .. state, id)
+    redis.call('ZREM', P .. 'created', id)
+    redis.call('ZREM', P .. 'name:' .. v[3], id)
+    if redis.call('EXISTS', P .. 'name:' .. v[3]) == 0 then redis.call('SREM', P .. 'names', v[3]) end
+    if v[4] then
+      redis.call('ZREM', P .. 'key:' .. v[4], id)
+      if redis.call('HGET', P .. 'live', v[4]) == id then redis.call('HDEL', P .. 'live', v[4]) end
+    end
+    if v[5] and redis.call('HGET', P .. 'ticks', v[5]) == id then redis.call('HDEL', P .. 'ticks', v[5]) end
+    if v[6] then redis.call('ZREM', P .. 'parent:' .. v[6], id) end
+    gone[#gone + 1] = id
+  end
+end
+return gone""")
