@@ -73,6 +73,7 @@ class Rooms:
                 self.config.ledger,
                 durability=self.config.durability,
                 unsafe_network_fs=self.config.unsafe_network_fs,
+                namespace=self.config.namespace,
             )
             self._closers.append(opened.close)
             return opened

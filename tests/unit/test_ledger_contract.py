@@ -47,7 +47,7 @@ def clock():
     return Clock()
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "postgres"])
 def ledger(request, tmp_path, clock):
     urls = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/ledger.db"}
     url = urls.get(request.param) or request.getfixturevalue(f"{request.param}_url")
@@ -799,7 +799,7 @@ def test_a_closed_ledger_says_so(ledger):
 
 @pytest.mark.parametrize(
     ("url", "told"),
-    [("sqlit:///x.db", "Did you mean 'sqlite'"), ("postgres://u:secret@h/db", "no ledger for 'postgres://'"),
+    [("sqlit:///x.db", "Did you mean 'sqlite'"), ("mysql://u:secret@h/db", "no ledger for 'mysql://'"),
      ("ledger.db", "sqlite:///ledger.db"), ("sqlite://x.db", "names no file"), ("sqlite:///", "names no file"),
      ("sqlite:///:memory:", "memory://"), ("memory://x", "no name")],
 )  # fmt: skip
