@@ -12,7 +12,7 @@ import msgspec
 from penstock import settings as settings_room
 from penstock.bridge import in_thread
 from penstock.core.config import Config, seconds
-from penstock.core.exceptions import BackendError, InvalidJobError, JobNotFoundError
+from penstock.core.exceptions import BackendError, InvalidJobError, JobNotFoundError, UnsupportedError
 from penstock.gateway import message_for
 from penstock.handle import JobHandle
 from penstock.job.models import Intent, Job, JobQuery, Outcome, Ref, WorkerInfo, new_job_id
@@ -131,7 +131,12 @@ class JobQueue(Rooms):
     # -- submitting ---------------------------------------------------------------------------------------------
 
     def enqueue(
-        self, task: Task[..., Any] | BoundTask[..., Any] | Call | str, /, *args: Any, **kwargs: Any
+        self,
+        task: Task[..., Any] | BoundTask[..., Any] | Call | str,
+        /,
+        *args: Any,
+        connection: object | None = None,
+        **kwargs: Any,
     ) -> JobHandle:
         """Submit one job and return its handle, whose ``outcome`` says whether it is new.
 
@@ -139,19 +144,25 @@ class JobQueue(Rooms):
         ``at``, ``key``, ``queue``, ``priority``, ``max_attempts``, ``timeout``, ...) are taken as such, all others
         go to the function; where both could be meant, write ``task.options(delay=...).enqueue(...)``.
 
+        With a ``connection`` of yours to the database that the ledger is in (`psycopg.Connection` to Postgres,
+        `sqlite3.Connection` to the ledger's file), the job joins the transaction that is open there: it commits
+        together with your data or not at all. The handle finds its job after your commit; a worker's sweep publishes
+        it then.
+
         Raises:
             InvalidJobError: the input or an option is wrong; nothing was written.
-            UnsupportedError: the backend cannot do what was asked; nothing was written.
+            UnsupportedError: the backend cannot do what was asked, or the ledger cannot join that connection;
+                nothing was written.
             LedgerError: nothing was written.
 
         Warns:
             PublishWarning: the engine could not be reached; the job is recorded and will run.
         """
-        return self.enqueue_many([self._call(task, args, kwargs)])[0]
+        return self.enqueue_many([self._call(task, args, kwargs, connection)], connection=connection)[0]
 
-    def enqueue_many(self, calls: Iterable[Call]) -> list[JobHandle]:
+    def enqueue_many(self, calls: Iterable[Call], *, connection: object | None = None) -> list[JobHandle]:
         """Submit many jobs in one transaction; a handle each, in order. See `enqueue`, also for the errors."""
-        return self._submit([self._intent(call) for call in calls])
+        return self._submit([self._intent(call) for call in calls], connection)
 
     def enqueue_pipeline(self, name: str, run_config: Any = None, **kwargs: Any) -> JobHandle:
         """Submit one run of a pipeline: `enqueue` with what `pipeline` returns for the same arguments."""
@@ -189,13 +200,15 @@ class JobQueue(Rooms):
         spec = command_spec(argv, cwd=cwd, env=env)
         return Call("command", Path(spec.argv[0]).name, spec, JobOptions.parse(options))
 
-    def _call(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    def _call(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], connection: object | None = None) -> Call:
         if isinstance(task, Call):
             if args:
                 raise InvalidJobError(f"{task!r} has its arguments already; only job options can be added")
             return Call(task.kind, task.name, task.spec, task.options.merged(JobOptions.parse(kwargs)))
         if isinstance(task, BoundTask):
-            return cast("BoundTask[..., Any]", task).call(*args, **kwargs)
+            bound = cast("BoundTask[..., Any]", task)
+            _only_one_meant(bound.task, connection)
+            return bound.call(*args, **kwargs)
         if isinstance(task, str):
             self.load_tasks()
             task = TASKS.find(task)
@@ -205,6 +218,7 @@ class JobQueue(Rooms):
                 "in `tasks`"
             )
         found = cast("Task[..., Any]", task)
+        _only_one_meant(found, connection)
         options = {name: kwargs.pop(name) for name in OPTION_NAMES if name in kwargs}
         if both := sorted(set(options) & set(found.signature.parameters)):
             raise InvalidJobError(
@@ -228,11 +242,16 @@ class JobQueue(Rooms):
         hard = task is not None and not task.is_async and task.importable and call.options.timeout_s is not None
         return "process" if hard else "inline"
 
-    def _submit(self, intents: Sequence[Intent]) -> list[JobHandle]:
+    def _submit(self, intents: Sequence[Intent], connection: object | None = None) -> list[JobHandle]:
         if not intents:
             return []
         self.gateway.check(intents)
-        submissions = self.ledger.insert(intents, grace_s=seconds(self.config.sweep.publish_grace))
+        if connection is not None and self.gateway.in_process:
+            # Nobody sweeps there: what is not pushed now would never run.
+            raise UnsupportedError(self.gateway.scheme, "workers", " Enqueue after your commit, without connection=.")
+        submissions = self.ledger.insert(
+            intents, grace_s=seconds(self.config.sweep.publish_grace), connection=connection
+        )
         messages = [message_for(s.job) for s in submissions if s.outcome is Outcome.CREATED and s.job.publishes]
         if messages:
             try:
@@ -347,14 +366,19 @@ class JobQueue(Rooms):
     # The a-twins: each is its verb in a thread.
 
     async def aenqueue(
-        self, task: Task[..., Any] | BoundTask[..., Any] | Call | str, /, *args: Any, **kwargs: Any
+        self,
+        task: Task[..., Any] | BoundTask[..., Any] | Call | str,
+        /,
+        *args: Any,
+        connection: object | None = None,
+        **kwargs: Any,
     ) -> JobHandle:
         """`enqueue`, awaited."""
-        return await in_thread(self.enqueue, task, *args, **kwargs)
+        return await in_thread(self.enqueue, task, *args, connection=connection, **kwargs)
 
-    async def aenqueue_many(self, calls: Iterable[Call]) -> list[JobHandle]:
+    async def aenqueue_many(self, calls: Iterable[Call], *, connection: object | None = None) -> list[JobHandle]:
         """`enqueue_many`, awaited."""
-        return await in_thread(self.enqueue_many, calls)
+        return await in_thread(self.enqueue_many, calls, connection=connection)
 
     async def aenqueue_pipeline(self, name: str, run_config: Any = None, **kwargs: Any) -> JobHandle:
         """`enqueue_pipeline`, awaited."""
@@ -403,6 +427,14 @@ class JobQueue(Rooms):
     async def aclose(self) -> None:
         """`close`, awaited."""
         return await in_thread(self.close)
+
+
+def _only_one_meant(task: Task[..., Any], connection: object | None) -> None:
+    if connection is not None and "connection" in task.signature.parameters:
+        raise InvalidJobError(
+            f"'connection' is a parameter of task {task.name} and the transaction to join; write "
+            f"queue.enqueue({task.name}.call(connection=...)), and for the transaction connection=... after the call"
+        )
 
 
 __all__ = ["JobQueue", "PublishWarning", "TasksNotLoadedWarning"]

@@ -89,6 +89,7 @@ class Rooms:
             self.config.ledger,
             durability=self.config.durability,
             unsafe_network_fs=self.config.unsafe_network_fs,
+            namespace=self.config.namespace,
         )
         self._closers.append(ledger.close)
         return ledger

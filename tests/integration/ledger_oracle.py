@@ -19,6 +19,7 @@ from penstock.job.lifecycle import Event, State, Transition
 from penstock.job.models import Intent, Job, JobQuery, Progress
 from penstock.ledger import open_ledger
 from penstock.ledger.memory import MemoryLedger
+from penstock.ledger.postgres import PostgresLedger
 from penstock.ledger.redis import RedisLedger
 from penstock.ledger.sqlite import SqliteLedger
 from penstock.testing import services
@@ -59,6 +60,8 @@ def hold(ledger: Ledger, job_id: str, why: str | None) -> None:
             store.put(replace(store.jobs[job_id], held=why))
     elif isinstance(ledger, RedisLedger):
         _hold_in_redis(ledger._server._client, ledger._prefix, job_id, why)
+    elif isinstance(ledger, PostgresLedger):
+        ledger._write("UPDATE jobs SET held = :note WHERE id = :id", note=why, id=job_id)
     else:
         assert isinstance(ledger, SqliteLedger)
         ledger._file.write(lambda c: c.execute("UPDATE jobs SET held = ? WHERE id = ?", (why, job_id)))
@@ -393,5 +396,5 @@ def _served(kind: str) -> Any:
     return pytest.param(kind, marks=[pytest.mark.skip(reason=why_not)] if why_not else [])
 
 
-KINDS: Sequence[Any] = ("memory", "sqlite", _served("redis"))
+KINDS: Sequence[Any] = ("memory", "sqlite", _served("redis"), _served("postgres"))
 EVENTS_OF_A_ROW = tuple(event for event in Event if event not in (Event.ENQUEUE, Event.PURGE))

@@ -12,8 +12,9 @@ from msgspec.structs import replace
 from penstock.job import lifecycle
 from penstock.job.lifecycle import TRANSITIONS, Event, Reason, State, Transition
 from penstock.job.models import ErrorInfo, Intent, Job
-from penstock.ledger import memory, sqlite_schema
+from penstock.ledger import memory, postgres_schema, redis_lua, sqlite_schema
 
+UNIQUE = {"memory": memory, "sqlite": sqlite_schema, "redis": redis_lua, "postgres": postgres_schema}
 LEASE_S = 60.0
 ERROR = ErrorInfo("ValueError", "no")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
@@ -46,10 +47,11 @@ def clock():
     return Clock()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "postgres"])
 def ledger(request, tmp_path, clock):
-    url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/ledger.db"
-    ledger = open_ledger(url, clock=clock)
+    urls = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/ledger.db"}
+    url = urls.get(request.param) or request.getfixturevalue(f"{request.param}_url")
+    ledger = open_ledger(url, namespace=f"t{uuid.uuid4().hex[:12]}", clock=clock)
     yield ledger
     ledger.close()
 
@@ -797,7 +799,7 @@ def test_a_closed_ledger_says_so(ledger):
 
 @pytest.mark.parametrize(
     ("url", "told"),
-    [("sqlit:///x.db", "Did you mean 'sqlite'"), ("postgres://u:secret@h/db", "no ledger for 'postgres://'"),
+    [("sqlit:///x.db", "Did you mean 'sqlite'"), ("mysql://u:secret@h/db", "no ledger for 'mysql://'"),
      ("ledger.db", "sqlite:///ledger.db"), ("sqlite://x.db", "names no file"), ("sqlite:///", "names no file"),
      ("sqlite:///:memory:", "memory://"), ("memory://x", "no name")],
 )  # fmt: skip

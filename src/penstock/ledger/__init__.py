@@ -62,6 +62,10 @@ def open_ledger(
                 "or memory:// for none"
             )
         return SqliteLedger(path, durability=durability, unsafe_network_fs=unsafe_network_fs, clock=clock or time.time)
+    if scheme in ("postgres", "postgresql"):
+        with _installed("psycopg", "postgres"):
+            from penstock.ledger.postgres import PostgresLedger
+        return PostgresLedger(url, namespace=namespace, clock=clock)
     if scheme in ("redis", "rediss", "unix"):
         with _installed("redis", "redis"):
             from penstock.ledger.redis import RedisLedger

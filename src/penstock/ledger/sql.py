@@ -7,8 +7,10 @@ Instants are seconds since 1970, parameters are named; nothing here knows a driv
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import msgspec
 
 from penstock.job.lifecycle import FINAL, TRANSITIONS, Event, Guard, State
 from penstock.job.models import JobQuery
@@ -50,6 +52,25 @@ COUNTS = " UNION ALL ".join(
     f"SELECT '{shown}', count(*) FROM jobs WHERE {condition}"
     + (" AND finished_at IS NOT NULL" if shown in FINAL else "")
     for shown, condition in SHOWN_SQL.items()
+)
+
+
+class Dialect(msgspec.Struct, frozen=True):
+    """Where the relational ledgers' words differ."""
+
+    like: str
+    """A name that fits the pattern ``:name``."""
+    pattern: Callable[[str], str]
+    """Writes ``*`` and ``?`` as ``like`` reads them."""
+    tagged: str
+    """A job with ``:tag`` among its tags."""
+
+
+SQLITE = Dialect(
+    # The plus keeps the index over names out: it would fetch all that match and sort them for the newest few.
+    like="+name GLOB :name",
+    pattern=lambda name: name.replace("[", "[[]"),
+    tagged="EXISTS (SELECT 1 FROM json_each(tags) WHERE value = :tag)",
 )
 
 
@@ -143,7 +164,7 @@ def _effects(event: Event, to: State) -> dict[str, str]:
     return changes
 
 
-def find(query: JobQuery) -> tuple[str, dict[str, Any]]:
+def find(query: JobQuery, dialect: Dialect = SQLITE) -> tuple[str, dict[str, Any]]:
     """Write a listing, newest id first, and its parameters (``now`` is for the caller to add).
 
     Raises:
@@ -159,9 +180,8 @@ def find(query: JobQuery) -> tuple[str, dict[str, Any]]:
             values[field] = value
     if query.name is not None:
         pattern = "*" in query.name or "?" in query.name
-        # The plus keeps the index over names out: it would fetch all that match and sort them for the newest few.
-        terms.append("+name GLOB :name" if pattern else "name = :name")
-        values["name"] = query.name.replace("[", "[[]") if pattern else query.name
+        terms.append(dialect.like if pattern else "name = :name")
+        values["name"] = dialect.pattern(query.name) if pattern else query.name
     if query.id_prefix is not None:
         terms.append("id >= :id_prefix AND id < :id_end")
         values |= {"id_prefix": query.id_prefix, "id_end": query.id_prefix + "\U0010ffff"}
@@ -172,10 +192,10 @@ def find(query: JobQuery) -> tuple[str, dict[str, Any]]:
         terms.append("created_at >= :since")
         values["since"] = query.since.timestamp()
     if query.tag is not None:
-        terms.append("EXISTS (SELECT 1 FROM json_each(tags) WHERE value = :tag)")
+        terms.append(dialect.tagged)
         values["tag"] = query.tag
     # One ordered walk for each state, merged: `state IN (...)` would fetch and sort all of them.
     parts = [" AND ".join([SHOWN_SQL[state], *terms]) for state in dict.fromkeys(query.states)]
-    parts = parts or [" AND ".join(terms) or "1"]
+    parts = parts or [" AND ".join(terms) or "TRUE"]
     selects = " UNION ALL ".join(f"SELECT {JOB} FROM jobs WHERE {part}" for part in parts)
     return f"{selects} ORDER BY id DESC LIMIT :limit", values

@@ -169,8 +169,9 @@ def new_postgres(*, fsync: bool = False) -> Server:
         "fsync": "on" if fsync else "off", "full_page_writes": "on" if fsync else "off", "shared_buffers": "64MB",
     }  # fmt: skip
     options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-    # The 8 bytes of an SSLRequest; a server that takes connections answers N: no encryption here.
-    ready = answers(port, b"\x00\x00\x00\x08\x04\xd2\x16\x2f", b"N")
+    # A whole connection: a server that is still starting takes one, and refuses the user. R: let in.
+    who = b"\x00\x03\x00\x00user\x00penstock\x00database\x00postgres\x00\x00"
+    ready = answers(port, (len(who) + 4).to_bytes(4, "big") + who, b"R")
     return Server(
         "postgres",
         folder=folder,

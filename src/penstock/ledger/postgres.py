@@ -1,0 +1,395 @@
+"""The ledger in a PostgreSQL database: for any number of hosts, and for jobs that commit together with your data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from itertools import islice
+from typing import Any, cast
+
+import msgspec
+from psycopg.rows import tuple_row
+
+from penstock.core.base import Applied, Ledger
+from penstock.core.exceptions import InvalidJobError, JobNotFoundError, LedgerError
+from penstock.job.lifecycle import TRANSITIONS, Event, State, Transition
+from penstock.job.models import (
+    HistoryEntry,
+    Intent,
+    Job,
+    JobQuery,
+    LogLine,
+    NodeRun,
+    Outcome,
+    Report,
+    Submission,
+    WorkerInfo,
+)
+from penstock.ledger import postgres_sql, rows, sql
+from penstock.ledger.postgres_server import Connection, PostgresServer
+
+_INSERT_BATCH = 1000
+_PURGE_BATCH = 500
+_HOLDER_LOOKS = 5
+_WORKER_KEPT_S = 7 * 86_400.0
+_worker = msgspec.json.Decoder(WorkerInfo)
+
+
+class PostgresLedger(Ledger):
+    """See `Ledger`. A transition is one statement; times are the server's, or of ``clock`` in tests.
+
+    ``durability`` is the server's ``synchronous_commit``; heartbeats, log lines and progress do not wait for the disk.
+    """
+
+    def __init__(self, url: str, *, namespace: str = "penstock", clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock
+        self._server = PostgresServer(url, namespace=namespace)
+        self._sql = postgres_sql.Statements(self._server.schema, told_time=clock is not None)
+
+    def _values(self, **values: Any) -> dict[str, Any]:
+        return values if self._clock is None else {**values, "now": self._clock()}
+
+    def now(self) -> datetime:
+        """See `Ledger.now`."""
+        ((now,),) = self._rows("SELECT :now")
+        return rows.instant(now)
+
+    # -- T1 to T12 ------------------------------------------------------------------------------------------------
+
+    def insert(
+        self, intents: Sequence[Intent], *, grace_s: float, connection: object | None = None
+    ) -> list[Submission]:
+        """See `Ledger.insert`; a ``connection`` is a `psycopg.Connection` to the database of this ledger.
+
+        Until its transaction ends, whoever enqueues the same key waits for it.
+        """
+        if not intents:
+            return []
+        for intent in intents:
+            _check_text(intent)
+        batches = _batches(intents)
+
+        def work(connection: Connection, again: bool, pushed: bool = True) -> list[Submission]:
+            return [
+                submission
+                for batch in batches
+                for submission in self._insert(connection, batch, grace_s=grace_s, pushed=pushed, again=again)
+            ]
+
+        def whole(connection: Connection, again: bool) -> list[Submission]:
+            if len(batches) == 1:
+                return work(connection, again)  # one statement writes
+            with connection.transaction():
+                return work(connection, again)
+
+        try:
+            if connection is not None:
+                return self._server.join(connection, lambda theirs: work(theirs, False, pushed=False))
+            return self._server.call(whole)
+        except UnicodeEncodeError as error:
+            raise InvalidJobError(f"text that is not valid Unicode cannot be stored: {error}") from error
+
+    def _insert(
+        self, connection: Connection, intents: Sequence[Intent], *, grace_s: float, pushed: bool, again: bool
+    ) -> list[Submission]:
+        cursor = connection.cursor(row_factory=tuple_row)
+        values = self._values(grace_s=grace_s, pushed=pushed, identity=self._server.identity, **_columns(intents))
+        inserted = dict(cursor.execute(self._sql(postgres_sql.INSERT), values).fetchall())
+        answers: list[Submission] = []
+        for intent in intents:
+            created_at = inserted.get(intent.id)
+            if created_at is not None:
+                job = rows.queued(intent, now=created_at, grace_s=grace_s, pushed=pushed)
+                answers.append(Submission(job, Outcome.CREATED))
+                continue
+            held_by = cursor.execute(
+                self._sql(postgres_sql.HOLDER), {"id": intent.id, "tick_key": intent.tick_key, "key": intent.key}
+            ).fetchone()
+            if held_by is not None:
+                job = rows.job_of(held_by)
+                # A try before may have been committed although its answer was lost: then the job is the caller's.
+                mine = again and job.id == intent.id
+                answers.append(Submission(job, Outcome.CREATED if mine else Outcome.KEPT))
+                continue
+            answers.append(self._insert_after_all(connection, intent, grace_s=grace_s, pushed=pushed))
+        return answers
+
+    def _insert_after_all(self, connection: Connection, intent: Intent, *, grace_s: float, pushed: bool) -> Submission:
+        """Insert what was refused for a job that has ended or was purged since; or say that this is not the ledger."""
+        cursor = connection.cursor(row_factory=tuple_row)
+        statement = self._sql("SELECT 1 FROM ledger WHERE identity = :identity")
+        if cursor.execute(statement, {"identity": self._server.identity}).fetchone() is None:
+            raise rows.cannot_join(self._server.url, " That connection is to another database than the ledger's.")
+        for _ in range(_HOLDER_LOOKS):
+            values = self._values(grace_s=grace_s, pushed=pushed, identity=self._server.identity, **_columns([intent]))
+            for _, created_at in cursor.execute(self._sql(postgres_sql.INSERT), values).fetchall():
+                job = rows.queued(intent, now=created_at, grace_s=grace_s, pushed=pushed)
+                return Submission(job, Outcome.CREATED)
+            held_by = cursor.execute(
+                self._sql(postgres_sql.HOLDER), {"id": intent.id, "tick_key": intent.tick_key, "key": intent.key}
+            ).fetchone()
+            if held_by is not None:
+                return Submission(rows.job_of(held_by), Outcome.KEPT)
+        raise LedgerError(f"job {intent.id} was refused, and no job that stands in its way is there")
+
+    def apply(self, transition: Transition) -> Applied | None:
+        """See `Ledger.apply`."""
+        lazily = transition.event is Event.BEAT
+        statement, values = self._step(transition, lazily), self._given(transition)
+        found = self._server.call(lambda connection, _again: connection.execute(statement, values).fetchone())
+        return _applied(transition, found)
+
+    def apply_many(self, transitions: Sequence[Transition]) -> list[Applied | None]:
+        """See `Ledger.apply_many`; one round trip."""
+        if len(transitions) <= 1:
+            return [self.apply(transition) for transition in transitions]
+        lazily = all(transition.event is Event.BEAT for transition in transitions)
+        # In the order of the ids: two batches that wait for each other's rows would never end.
+        order = sorted(range(len(transitions)), key=lambda number: transitions[number].job_id)
+        steps = [(self._step(transitions[n], lazily), self._given(transitions[n])) for n in order]
+
+        def work(connection: Connection, _again: bool) -> list[Any]:
+            with connection.pipeline(), connection.transaction():
+                cursors = [connection.execute(statement, values) for statement, values in steps]
+            return [cursor.fetchone() for cursor in cursors]
+
+        found = dict(zip(order, self._server.call(work), strict=True))
+        return [_applied(transition, found[number]) for number, transition in enumerate(transitions)]
+
+    def _step(self, transition: Transition, lazily: bool) -> bytes:
+        return self._sql.transition(transition.event, transition.to, transition.to_if_cancelled, lazily=lazily)
+
+    def _given(self, t: Transition) -> dict[str, Any]:
+        return self._values(
+            id=t.job_id,
+            attempt=t.attempt,
+            publishes=t.publishes,
+            owner=t.owner,
+            lease_s=t.lease_s,
+            delay_s=t.delay_s,
+            reason=None if t.reason is None else str(t.reason),
+            error=rows.error_text(t.error),
+            result=t.result,
+            note=_shown(t.note),
+        )
+
+    def purge(self, state: State, *, older_than_s: float, limit: int) -> list[str]:
+        """See `Ledger.purge`."""
+        if state not in TRANSITIONS[Event.PURGE].start:
+            return []
+        statement = self._sql(postgres_sql.PURGE.format(guard=sql.may_start(Event.PURGE)))
+        gone: list[str] = []
+        while len(gone) < limit:
+            wanted = min(_PURGE_BATCH, limit - len(gone))
+            values = self._values(state=state.value, older_than_s=older_than_s, limit=wanted)
+            batch = self._server.call(lambda c, _again, values=values: c.execute(statement, values).fetchall())
+            gone.extend(job_id for (job_id,) in batch)
+            if len(batch) < wanted:
+                break
+        return gone
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def _rows(self, statement: str, **values: Any) -> list[tuple[Any, ...]]:
+        written, given = self._sql(statement), self._values(**values)
+        return self._server.call(lambda connection, _again: connection.execute(written, given).fetchall())
+
+    def _jobs(self, statement: str, **values: Any) -> list[Job]:
+        return [rows.job_of(row) for row in self._rows(statement, **values)]
+
+    def get(self, job_id: str) -> Job:
+        """See `Ledger.get`."""
+        for job in self._jobs(postgres_sql.GET, id=job_id):
+            return job
+        raise JobNotFoundError(job_id)
+
+    def find(self, query: JobQuery) -> list[Job]:
+        """See `Ledger.find`."""
+        statement, values = sql.find(query, postgres_sql.DIALECT)
+        return self._jobs(statement, **values)
+
+    def counts(self) -> dict[str, int]:
+        """See `Ledger.counts`."""
+        return {state: count for state, count in self._rows(sql.COUNTS) if count}
+
+    def backlog(self, queues: Sequence[str] = ()) -> tuple[int, int]:
+        """See `Ledger.backlog`."""
+        ((due, running),) = self._rows(postgres_sql.BACKLOG, queues=list(queues))
+        return due, running
+
+    def publishable(self, limit: int) -> list[Job]:
+        """See `Ledger.publishable`."""
+        return self._jobs(postgres_sql.PUBLISHABLE, limit=limit)
+
+    def expired(self, limit: int) -> list[Job]:
+        """See `Ledger.expired`."""
+        return self._jobs(postgres_sql.EXPIRED, limit=limit)
+
+    def cancel_requests(self, owner: str) -> list[tuple[str, int]]:
+        """See `Ledger.cancel_requests`."""
+        return [(job_id, attempt) for job_id, attempt in self._rows(postgres_sql.CANCEL_REQUESTS, owner=owner)]
+
+    # -- what belongs to a job ------------------------------------------------------------------------------------
+
+    def report(self, reports: Sequence[Report]) -> None:
+        """See `Ledger.report`."""
+        if not reports:
+            return
+        # Rows are locked in the order of their ids, as in `apply_many`; the sort leaves a job's lines in order.
+        steps = [_news(self._sql, report) for report in sorted(reports, key=lambda report: report.job_id)]
+
+        def work(connection: Connection, _again: bool) -> None:
+            with connection.pipeline(), connection.transaction():
+                connection.execute(f"SELECT {postgres_sql.LAZILY}".encode())
+                for statement, values in steps:
+                    connection.execute(statement, values)
+
+        self._server.call(work)
+
+    def history(self, job_id: str) -> list[HistoryEntry]:
+        """See `Ledger.history`."""
+        try:
+            entries = [rows.enqueued(self.get(job_id))]
+        except JobNotFoundError:
+            return []
+        for at, event, start, to, attempt, worker, reason, error in self._rows(postgres_sql.HISTORY, id=job_id):
+            entries.append(
+                HistoryEntry(
+                    job_id=job_id,
+                    at=rows.instant(at),
+                    event=Event(event),
+                    start=State(start),
+                    to=State(to),
+                    attempt=attempt,
+                    worker=worker,
+                    reason=reason,
+                    error=rows.error_of(error),
+                )
+            )
+        return entries
+
+    def logs(
+        self, job_id: str, *, attempt: int | None = None, after_seq: int = 0, limit: int = 10_000
+    ) -> list[LogLine]:
+        """See `Ledger.logs`."""
+        found = self._rows(postgres_sql.LOGS, id=job_id, attempt=attempt, after=after_seq, limit=limit)
+        return [
+            LogLine(
+                job_id=job_id,
+                attempt=of,
+                at=rows.instant(at),
+                level=level,
+                source=source,
+                text=text if raw is None else raw.decode(),
+                node=node,
+                seq=seq,
+            )
+            for of, at, level, source, text, raw, node, seq in found
+        ]
+
+    def nodes(self, job_id: str, *, attempt: int | None = None) -> list[NodeRun]:
+        """See `Ledger.nodes`."""
+        return [
+            NodeRun(
+                job_id=job_id,
+                attempt=of,
+                name=name,
+                state=state,
+                started_at=None if started is None else rows.instant(started),
+                elapsed_s=elapsed_s,
+                error=error,
+            )
+            for of, name, state, started, elapsed_s, error in self._rows(postgres_sql.NODES, id=job_id, attempt=attempt)
+        ]
+
+    # -- workers --------------------------------------------------------------------------------------------------
+
+    def tell_worker(self, worker: WorkerInfo) -> None:
+        """See `Ledger.tell_worker`."""
+        info = msgspec.json.encode(worker).decode()
+        self._write(postgres_sql.TELL_WORKER, id=worker.id, info=info, kept_s=_WORKER_KEPT_S)
+
+    def forget_worker(self, worker: str) -> None:
+        """See `Ledger.forget_worker`."""
+        self._write(postgres_sql.FORGET_WORKER, id=worker)
+
+    def _write(self, statement: str, **values: Any) -> None:
+        written, given = self._sql(statement), self._values(**values)
+        self._server.call(lambda connection, _again: connection.execute(written, given))
+
+    def workers(self, *, seen_within_s: float = 60.0) -> list[WorkerInfo]:
+        """See `Ledger.workers`."""
+        found = self._rows(postgres_sql.WORKERS, within_s=seen_within_s)
+        return [msgspec.structs.replace(_worker.decode(info), seen_at=rows.instant(at)) for info, at in found]
+
+    def close(self) -> None:
+        """See `Ledger.close`."""
+        self._server.close()
+
+
+def _check_text(intent: Intent) -> None:
+    for text in (intent.key, intent.tick_key, intent.parent_id, intent.name, intent.queue, *intent.tags):
+        if text is not None and "\0" in text:
+            raise InvalidJobError(f"{text!r} holds a NUL, which Postgres cannot store")
+
+
+def _batches(intents: Sequence[Intent]) -> list[list[Intent]]:
+    """Part them so that no batch has an id twice: a batch is answered by id."""
+    batches: list[list[Intent]] = [[]]
+    ids = set[str]()
+    for intent in intents:
+        if len(batches[-1]) >= _INSERT_BATCH or intent.id in ids:
+            batches.append([])
+            ids.clear()
+        batches[-1].append(intent)
+        ids.add(intent.id)
+    return batches
+
+
+def _columns(intents: Sequence[Intent]) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {
+        name: [getattr(intent, name) for intent in intents]
+        for name in rows.ASKED
+        if name not in ("backoff", "tags", "metadata")
+    }
+    columns["backoff"] = [rows.backoff_text(intent.backoff) for intent in intents]
+    columns["tags"] = [rows.json_text(intent.tags) for intent in intents]
+    columns["metadata"] = [rows.json_text(intent.metadata) for intent in intents]
+    columns["at"] = [None if intent.at is None else intent.at.timestamp() for intent in intents]
+    columns["delay_s"] = [float(intent.delay_s) for intent in intents]
+    return columns
+
+
+def _applied(transition: Transition, found: Any) -> Applied | None:
+    if found is None:
+        return None
+    if transition.event in rows.ANSWERED_WHOLE:
+        job = rows.job_of(found)
+        return Applied(job.state, job.cancel_requested_at is not None, job)
+    state, cancel_requested = islice(cast("tuple[Any, ...]", found), 2)
+    return Applied(State(state), cancel_requested)
+
+
+def _shown(text: str | None) -> str | None:
+    r"""Write a NUL, which Postgres does not take, as ``\x00``."""
+    return None if text is None else rows.storable(text).replace("\0", "\\x00")
+
+
+def _news(written: postgres_sql.Statements, report: Report) -> tuple[bytes, dict[str, Any]]:
+    about: dict[str, Any] = {"id": report.job_id, "attempt": report.attempt}
+    if isinstance(report, LogLine):
+        text = rows.storable(report.text)
+        return written(postgres_sql.LOG), about | {
+            "at": report.at.timestamp(), "level": report.level, "source": _shown(report.source), "text": _shown(text),
+            "raw": text.encode() if "\0" in text else None, "node": _shown(report.node),
+        }  # fmt: skip
+    if isinstance(report, NodeRun):
+        return written(postgres_sql.NODE), about | {
+            "name": _shown(report.name), "state": report.state, "elapsed_s": report.elapsed_s,
+            "started_at": None if report.started_at is None else report.started_at.timestamp(),
+            "error": _shown(report.error),
+        }  # fmt: skip
+    return written(postgres_sql.PROGRESS), about | {
+        "progress": report.progress, "message": _shown(report.message), "nodes_done": report.nodes_done,
+        "nodes_total": report.nodes_total,
+    }  # fmt: skip
