@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 EXTRAS := hamilton,flowerpower
 
-.PHONY: help venv test unit check conformance docs demo bench lock clean
+.PHONY: help venv test services unit check conformance docs demo bench lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -22,16 +22,20 @@ $(VENV)/.examples: $(BIN)/python pyproject.toml constraints/examples.txt
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints/dev.txt
-	$(BIN)/python -m pip install -q -r constraints/dev.txt -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install -q --no-deps -r constraints/dev.txt
+	$(BIN)/python -m pip install -q --no-deps -e .
 	@touch $@ $(VENV)/.examples
 
-test: $(VENV)/.dev  ## the whole suite
+test: $(VENV)/.dev services  ## the whole suite
 	$(BIN)/python -m pytest -q $(ARGS)
+
+services:  ## the servers that the tests need and no wheel carries, as root on Debian
+	@bash tools/services.sh
 
 unit: $(VENV)/.dev  ## the quick part of the suite
 	$(BIN)/python -m pytest -q tests/unit -m 'not slow' $(ARGS)
 
-conformance: $(VENV)/.dev  ## unit and conformance tests: what may differ from one Python to another
+conformance: $(VENV)/.dev services  ## unit and conformance tests: what may differ from one Python to another
 	$(BIN)/python -m pytest -q tests/unit src/penstock/testing/conformance $(ARGS)
 
 check: $(VENV)/.dev  ## format, lint, types, import floors, architecture, generated pages
@@ -55,6 +59,7 @@ lock:  ## compile the constraints again; needs uv
 	for group in dev examples; do \
 	  uv pip compile pyproject.toml --extra hamilton --extra flowerpower --group $$group --universal \
 	    --python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-package penstock \
+	    --override constraints/overrides.txt \
 	    --upgrade -q -o constraints/$$group.txt || exit 1; \
 	done
 

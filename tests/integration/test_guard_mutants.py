@@ -264,7 +264,7 @@ def test_a_transition_without_one_of_its_guards_is_caught(kind, event, guard, tm
 
 @pytest.mark.parametrize("guard", ["id", "tick_key", "key"])
 def test_an_insert_without_one_of_its_guards_is_caught(kind, guard, tmp_path, monkeypatch):
-    module = sqlite_schema if kind == "sqlite" else memory
+    module = UNIQUE[kind]
     # A copy: an entry that is taken out and put back comes last, and the order says whose conflict is told.
     monkeypatch.setattr(module, "UNIQUE", {name: rule for name, rule in module.UNIQUE.items() if name != guard})
     with pytest.raises(DivergenceError):
