@@ -8,14 +8,15 @@ import inspect
 import logging
 import threading
 import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from penstock import bridge
 from penstock.body import Cause, Ended, Interrupt
 from penstock.capture import Capture
+from penstock.claims import Claims
 from penstock.core.base import Applied
 from penstock.core.config import Config, seconds
 from penstock.core.exceptions import InvalidJobError, LedgerError
@@ -62,19 +63,14 @@ class Execution:
         """claimed, refused (messages whose job was not to be had), and one for each way of ending."""
         self.capture: Capture | None = None
         """Set by a worker: keeps what inline bodies print and log."""
-        self.limit: int | None = None
-        """How many jobs to claim at most."""
-        self.left: list[str] = []
-        """Jobs whose messages came after the limit was reached: to be published again."""
         self.releasing = False
         """Set when the process has to go: what cannot finish is handed back."""
         self.heart = Heart(ledger, owner, config)
-        self._lock = threading.Lock()
-        self._taken = 0
-        self._ahead: defaultdict[str, deque[Owned | None]] = defaultdict(deque)
+        self._counting = threading.Lock()
         self._ledger = ledger
         self._writer = Writer(ledger)
         self._lease_s = seconds(config.lease.ttl)
+        self.claims = Claims(self._writer, self.heart, owner=owner, lease_s=self._lease_s, count=self._count)
         self._results = results
         self._children = children
         self._changed = changed
@@ -93,7 +89,7 @@ class Execution:
         """
         failure: str | None = None
         for job_id in message.job_ids:
-            owned = self._claim(job_id)
+            owned = self.claims.take(job_id)
             if owned is None:
                 continue
             ended = self._refuse(owned) or self._guarded(lambda o=owned: self._body(o), owned)
@@ -108,7 +104,7 @@ class Execution:
         """
         failure: str | None = None
         for job_id in message.job_ids:
-            owned = await self._aclaim(job_id)
+            owned = await self.claims.atake(job_id)
             if owned is None:
                 continue
             ended = self._refuse(owned)
@@ -143,81 +139,9 @@ class Execution:
         self.heart.close()
         self._writer.close()
 
-    # -- claim --------------------------------------------------------------------------------------------------
-
-    def claim_ahead(self, messages: Sequence[Message]) -> None:
-        """Claim the jobs of messages that threads are waiting to `run`, in one transaction."""
-        wanted = [job_id for message in messages for job_id in message.job_ids if self._may_take(job_id)]
-        for job_id, owned in zip(wanted, self._claim_all(wanted), strict=True):
-            self._ahead[job_id].append(owned)
-
-    def _claim(self, job_id: str) -> Owned | None:
-        ahead = self._ahead.get(job_id)
-        if ahead:
-            owned = ahead.popleft()
-            if not ahead:
-                self._ahead.pop(job_id, None)
-            return owned
-        return self._claim_all([job_id])[0] if self._may_take(job_id) else None
-
-    def _claim_all(self, job_ids: Sequence[str]) -> list[Owned | None]:
-        sent = time.monotonic()
-        claims = [lifecycle.claim(job_id, owner=self.owner, lease_s=self._lease_s) for job_id in job_ids]
-        try:
-            answers = self._writer.apply_all(claims)
-        except LedgerError as error:
-            self._unclaimed(len(claims), error)
-            return [None] * len(claims)
-        return [self._own(answer, sent) for answer in answers]
-
-    async def _aclaim(self, job_id: str) -> Owned | None:
-        if not self._may_take(job_id):
-            return None
-        sent = time.monotonic()
-        claim = lifecycle.claim(job_id, owner=self.owner, lease_s=self._lease_s)
-        try:
-            answer = await bridge.answer(partial(self._writer.post, claim))
-        except LedgerError as error:
-            self._unclaimed(1, error)
-            return None
-        return self._own(answer, sent)
-
-    def _unclaimed(self, number: int, error: LedgerError) -> None:
-        # The messages are gone then; the rows are not, and the sweep publishes them again.
-        logger.warning("could not claim %d jobs: %s", number, error)
-        self._not_taken("unclaimed", number)
-
-    def _own(self, answer: Applied | None, sent: float) -> Owned | None:
-        if answer is None or answer.job is None:
-            self._not_taken("refused", 1)
-            return None
-        self._count("claimed")
-        owned = self.heart.owned[answer.job.id] = Owned(answer.job, sent)
-        self.heart.start()
-        return owned
-
-    def _not_taken(self, name: str, number: int) -> None:
-        with self._lock:
+    def _count(self, name: str, number: int = 1) -> None:
+        with self._counting:
             self.counts[name] += number
-            self._taken -= number
-
-    def _may_take(self, job_id: str) -> bool:
-        """Count towards the limit; what comes after it is left for others (see `left`)."""
-        with self._lock:
-            if self.limit is not None and self._taken >= self.limit:
-                self.left.append(job_id)
-                return False
-            self._taken += 1
-            return True
-
-    @property
-    def spent(self) -> bool:
-        """Whether the limit is reached."""
-        return self.limit is not None and self._taken >= self.limit
-
-    def _count(self, name: str) -> None:
-        with self._lock:
-            self.counts[name] += 1
 
     def _refuse(self, owned: Owned) -> Ended | None:
         """Hand back at once what this process cannot run, or must not start any more."""

@@ -76,7 +76,7 @@ class Rooms:
             namespace=self.config.namespace,
             execute=lambda message: self.execution.run(message),
             aexecute=lambda message: self.execution.arun(message),
-            claim_ahead=lambda messages: self.execution.claim_ahead(messages),
+            claim_ahead=lambda messages: self.execution.claims.ahead(messages),
         )
         self._closers.append(self.gateway.close)
 

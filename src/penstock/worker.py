@@ -153,7 +153,7 @@ class Worker:
         """
         execution = self.queue.execution
         execution.releasing = False
-        execution.limit = self.max_jobs
+        execution.claims.limit = self.max_jobs
         execution.capture = Capture.install(echo=self._echo)
         self._thread = threading.Thread(target=self._work, name="penstock-worker", daemon=True)
         self._thread.start()
@@ -204,7 +204,7 @@ class Worker:
     def _watch(self) -> None:
         """One look while working: is the burst over, have enough jobs been taken?"""
         self._tell()
-        if self.queue.execution.spent:
+        if self.queue.execution.claims.spent:
             self.queue.gateway.stop()
             self._done.wait(0.05)
             return
@@ -249,7 +249,8 @@ class Worker:
 
     def _put_back(self) -> None:
         """Publish again what was taken from the engine after ``max_jobs`` had been reached."""
-        left, self.queue.execution.left = self.queue.execution.left, []
+        claims = self.queue.execution.claims
+        left, claims.left = claims.left, []
         try:
             self.queue.sweeper.push([self.queue.ledger.get(job_id) for job_id in left])
         except (LedgerError, JobNotFoundError) as error:

@@ -47,7 +47,7 @@ def hello(): pass
 with JobQueue("huey+sqlite:///{tmp_path}/q.db", ledger="sqlite:///{tmp_path}/l.db", root={str(tmp_path)!r}) as queue:
     queue.enqueue(hello)
 """
-    submitting = {"hamilton", "flowerpower", "pandas", "polars", "pyarrow", "numpy", "rich", "cyclopts", "redis"}
+    submitting = {"hamilton", "flowerpower", "pandas", "polars", "pyarrow", "numpy", "rich", "cyclopts"}
     assert _loaded_by(code) & submitting == set()
 
 
