@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar, cast
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode
 
 import psycopg
 from psycopg import conninfo
@@ -176,13 +176,13 @@ def _text(error: Exception) -> str:
 
 def _parts(url: str, schema: str) -> tuple[str, str]:
     """Take our own query value ``schema`` out of a URL; the others are libpq's."""
-    split = urlsplit(url)
-    query = parse_qsl(split.query, keep_blank_values=True)
-    for name, value in query:
+    address, _, query = url.partition("?")
+    pairs = parse_qsl(query, keep_blank_values=True)
+    for name, value in pairs:
         if name == "schema":
             schema = value
-    theirs = urlencode([pair for pair in query if pair[0] != "schema"], quote_via=quote)  # libpq reads no '+'
-    return urlunsplit(split._replace(scheme="postgresql", query=theirs)), schema
+    theirs = urlencode([pair for pair in pairs if pair[0] != "schema"], quote_via=quote)  # libpq reads no '+'
+    return f"{address}?{theirs}" if theirs else address, schema
 
 
 _inherited: list[ConnectionPool[Connection]] = []

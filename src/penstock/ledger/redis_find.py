@@ -9,15 +9,25 @@ from datetime import datetime
 from itertools import groupby, islice
 from typing import Any
 
+import msgspec
+
 from penstock.job.lifecycle import FINAL, State
 from penstock.job.models import Job, JobQuery
-from penstock.ledger import matching, redis_rows
+from penstock.ledger import matching, redis_reads, redis_rows
 from penstock.ledger.redis_server import RedisServer
 
 _PAGE = 500
 _FEW = 10_000
 """So many ids are fetched and sorted here; more are walked in their order instead, and looked at one by one."""
 _FEW_NAMES = 100
+_STORED: dict[str, str] = {
+    "scheduled": "queued",
+    "blocked": "queued",
+    "retrying": "queued",
+    "cancelling": "running",
+    "overdue": "running",
+}
+"""The stored state that a shown one is derived from, where it has another name."""
 
 
 def find(server: RedisServer, query: JobQuery, now: datetime) -> list[Job]:
@@ -25,25 +35,17 @@ def find(server: RedisServer, query: JobQuery, now: datetime) -> list[Job]:
     name = None if query.name is None else matching.glob(query.name)
     ids = (job_id for job_id, _ in groupby(heapq.merge(*_sources(server, query, name, now), reverse=True)))
     found: list[Job] = []
+    stored = {_STORED.get(shown, shown) for shown in query.states}
     size = max(1, min(_PAGE, query.limit))
     while len(found) < query.limit and (page := list(islice(ids, size))):
-        found += [job for job in _rows(server, page) if matching.fits(job, query, name, now)]
+        found += [job for job in _rows(server, page, stored) if matching.fits(job, query, name, now)]
         size = _PAGE  # most do not fit: look at more at a time
     return found[: query.limit]
 
 
-def _rows(server: RedisServer, ids: list[bytes]) -> list[Job]:
-    def work(client: Any, _again: bool) -> list[Any]:
-        with client.pipeline(transaction=False) as pipe:
-            for job_id in ids:
-                pipe.execute_command("EVAL", _WHOLE_ROW, 1, f"{server.prefix}job:{job_id.decode()}")
-            return pipe.execute()
-
-    return [redis_rows.job_of(flat) for flat in server.call(work) if flat]
-
-
-# HGETALL itself would be answered as a dict by redis-py's parser, or a map where RESP3 is spoken.
-_WHOLE_ROW = "return redis.call('HGETALL', KEYS[1])"
+def _rows(server: RedisServer, ids: list[bytes], states: set[str]) -> list[Job]:
+    found = server.run(redis_reads.ROWS, msgspec.msgpack.encode([i.decode() for i in ids]), *sorted(states))
+    return [redis_rows.job_of(flat) for flat in found]
 
 
 def _sources(

@@ -73,6 +73,19 @@ for _, queue in ipairs(redis.call('SMEMBERS', P .. 'queues')) do
 end
 return found""")
 
+ROWS = Script("""
+local found, wanted = {}, {}
+for i = 3, #ARGV do wanted[ARGV[i]] = true end
+for _, id in ipairs(cmsgpack.unpack(ARGV[2])) do
+  local row = ARGV[1] .. 'job:' .. id
+  if #ARGV == 2 or wanted[redis.call('HGET', row, 'state') or ''] then
+    local flat = redis.call('HGETALL', row)
+    if #flat > 0 then found[#found + 1] = flat end
+  end
+end
+return found""")
+"""The rows of these ids, only of these stored states where any is named; what is gone is left out."""
+
 REPORT = Script(f"""{PRELUDE}
 for _, news in ipairs(cmsgpack.unpack(ARGV[3])) do
   local kind, row, attempt = news[1], P .. 'job:' .. news[2], news[3]

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode
 
 import redis
 import redis.exceptions
@@ -31,7 +31,6 @@ _UNAVAILABLE: tuple[type[redis.RedisError], ...] = (
     redis.exceptions.ConnectionError,
     redis.exceptions.TimeoutError,
     redis.exceptions.ReadOnlyError,
-    redis.exceptions.OutOfMemoryError,
 )
 _AGAIN = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
 _NEVER_AGAIN = (
@@ -73,9 +72,9 @@ class RedisServer:
                 address,
                 socket_timeout=10,
                 socket_connect_timeout=5,
-                socket_keepalive=True,
                 health_check_interval=30,
                 retry=Retry(NoBackoff(), 0),  # `call` tries again, and tells its work so
+                **({} if address.startswith("unix:") else {"socket_keepalive": True}),
             )
             self._look()
         except ValueError as error:
@@ -164,6 +163,9 @@ class RedisServer:
     def _told(self) -> Generator[None]:
         try:
             yield
+        except redis.exceptions.OutOfMemoryError as error:
+            hint = "this Redis has no memory left; raise its maxmemory, or keep less history"
+            raise LedgerUnavailableError(f"ledger {self.url}: {mask_url(str(error))}; {hint}") from error
         except _UNAVAILABLE as error:
             raise LedgerUnavailableError(
                 f"ledger {self.url}: {mask_url(str(error))}; is Redis up and reachable?"
@@ -179,10 +181,10 @@ class RedisServer:
 
 def _parts(url: str, namespace: str) -> tuple[str, str]:
     """Take our own query value ``namespace`` out of a URL; the others are redis-py's."""
-    split = urlsplit(url)
-    query = parse_qsl(split.query, keep_blank_values=True)
-    for name, value in query:
+    address, _, query = url.partition("?")
+    pairs = parse_qsl(query, keep_blank_values=True)
+    for name, value in pairs:
         if name == "namespace":
             namespace = value
-    theirs = urlencode([pair for pair in query if pair[0] != "namespace"])
-    return urlunsplit(split._replace(query=theirs)), namespace
+    theirs = urlencode([pair for pair in pairs if pair[0] != "namespace"])
+    return f"{address}?{theirs}" if theirs else address, namespace

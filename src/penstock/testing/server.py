@@ -25,10 +25,13 @@ class ServiceMissingError(RuntimeError):
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Return a port that nobody listens on now, and low enough for a Redis of a cluster, which takes port + 10,000."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        if port <= 55_535:
+            return port
 
 
 class Server:

@@ -30,7 +30,7 @@ from pika.exceptions import AMQPConnectionError, AMQPError, ConnectionWrongState
 from penstock.backends.dramatiq.config import DramatiqSettings
 from penstock.backends.dramatiq.worker import OrderedConsumer, declare, encode, serve
 from penstock.core.base import BackendContext, WorkOrder
-from penstock.core.exceptions import BackendError, BackendUnavailableError, ConfigError
+from penstock.core.exceptions import BackendError, BackendUnavailableError, ConfigError, UnsupportedError
 from penstock.job.models import Message
 
 _MAX_PRIORITY = 9
@@ -127,8 +127,8 @@ class OrderedAmqpBroker(RabbitmqBroker):
         self._talk(say)
 
     def withdraw(self, message_ids: Sequence[str]) -> int:
-        """RabbitMQ gives no single message back."""
-        return 0
+        """Not to be had: RabbitMQ gives no single message back."""
+        raise UnsupportedError("dramatiq+amqp", "withdraw")
 
     def depth(self, queue: str) -> int:
         """Count the messages that wait in a queue."""

@@ -20,6 +20,6 @@ class DramatiqSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """RabbitMQ: when the message of a long attempt is acknowledged while it runs; the server gives up on an
     unacknowledged one after 30 minutes (its ``consumer_timeout``)."""
     first_poll_s: float = 0.005
-    """How soon an idle worker looks again; grows by half up to ``poll_s``."""
-    poll_s: float = 0.1
+    """How soon an idle worker looks again by itself; grows by half up to ``poll_s``."""
+    poll_s: float = 0.25
     connect_timeout_s: float = 5.0

@@ -27,6 +27,8 @@ from penstock.core.exceptions import BackendError, BackendUnavailableError, Conf
 from penstock.job.models import Message
 
 _PRIORITIES = range(9, -1, -1)
+_BELLS = 16
+_BELL_TTL_S = 60
 
 _TAKE = """
 local heartbeats, acks = KEYS[1] .. ':__heartbeats__', KEYS[1] .. ':__acks__.' .. ARGV[1] .. '.'
@@ -88,6 +90,7 @@ class OrderedRedisBroker(RedisBroker):
         self.take = client.register_script(_TAKE)
         self._withdraw = client.register_script(_WITHDRAW)
         self._known_key = f"{self.namespace}:__queues__"
+        self.bell_key = f"{self.namespace}:__bell__"
         self._consumer: RedisConsumer | None = None
 
     def bands(self, queue: str) -> list[str]:
@@ -105,6 +108,10 @@ class OrderedRedisBroker(RedisBroker):
                 pipe.hset(f"{key}.msgs", message.id, encode(message, queue, redis_message_id=message.id))
                 pipe.rpush(key, message.id)
                 pipe.sadd(self._known_key, key)
+            # One bell wakes one worker that waits; those that nobody hears are few and soon gone.
+            pipe.rpush(self.bell_key, 1)
+            pipe.ltrim(self.bell_key, 0, _BELLS - 1)
+            pipe.expire(self.bell_key, _BELL_TTL_S)
             pipe.execute()
 
     def withdraw(self, message_ids: Sequence[str]) -> int:
@@ -176,11 +183,15 @@ class RedisConsumer(OrderedConsumer):
         return message
 
     def wait(self, timeout_s: float) -> None:
-        """See `OrderedConsumer.wait`: Redis is asked again."""
+        """See `OrderedConsumer.wait`: a publish ends the waiting."""
         if self.stopping.is_set():
             time.sleep(timeout_s)
-        else:
-            self.stopping.wait(min(timeout_s, self.settings.poll_s))
+            return
+        try:
+            if self.broker.client.blpop(self.broker.bell_key, timeout=timeout_s) is not None:
+                self.look_again_soon()
+        except redis.RedisError as error:
+            raise ConnectionClosed(error) from None
 
     def done(self, message: MessageProxy, failure: str | None) -> None:
         """See `OrderedConsumer.done`."""

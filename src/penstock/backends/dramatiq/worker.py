@@ -109,12 +109,11 @@ class OrderedConsumer(Consumer):
         self._tell(message, message.options.get("traceback", ""))
 
     def _tell(self, message: MessageProxy, failure: str | None) -> None:
+        self.free.release()  # first: `done` may be what ends the waiting for it
         try:
             self.done(message, failure)
         except Exception as error:  # noqa: BLE001 - the ledger knows how it ended
             logger.warning("the broker was not told of %s: %s: %s", message.message_id, type(error).__name__, error)
-        finally:
-            self.free.release()
 
     def reserve(self) -> bool:
         """Wait a while for a free thread, and count it as taken."""

@@ -17,7 +17,9 @@ class RqSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     message_ttl_s: int = 604_800
     """How long a message may wait; a job that still waits then is published again."""
     heartbeat_s: float = 20.0
-    """How often a worker tells RQ that its attempts are alive; RQ gives one up 60 s after the last time."""
+    """How often a worker tells RQ that its attempts are alive."""
+    abandon_after_s: float = 60.0
+    """How long after a heartbeat that did not come RQ's tools give an attempt up; RQ's own figure."""
     maintenance_s: float = 60.0
     """How often a worker takes what is over out of RQ's lists."""
     block_s: float = 0.5

@@ -11,6 +11,7 @@ and belongs to the main thread. Here a job takes four, and one thread beats for 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 import threading
@@ -41,8 +42,6 @@ logger = logging.getLogger("penstock.backends.rq")
 
 ENTRY = "penstock.backends.rq.worker.attempt"
 """The function that every native job names. It is compared with, never imported."""
-_LEASE_S = 60
-"""How long after its last heartbeat RQ may take an attempt for abandoned; RQ's own figure."""
 _LOST = "the worker of this attempt was lost"
 
 
@@ -196,7 +195,7 @@ class ThreadWorker(SimpleWorker):
 
     @property
     def _lease_s(self) -> int:
-        return int(self.settings.heartbeat_s) + _LEASE_S
+        return math.ceil(self.settings.heartbeat_s + self.settings.abandon_after_s)
 
     def _beat_until(self, served: threading.Event) -> None:
         tidied_at = 0.0
@@ -223,6 +222,7 @@ class ThreadWorker(SimpleWorker):
     def _tidy(self) -> None:
         """Take what is over out of RQ's lists, and show attempts whose worker was lost as failed."""
         for queue in self._keys.values():
+            registration.clean_worker_registry(queue)
             queue.finished_job_registry.cleanup()
             queue.failed_job_registry.cleanup()
             started = queue.started_job_registry

@@ -53,7 +53,9 @@ class NatsBroker(OneTaskBroker):
             await self.disconnect()
             client: Any = await nats.connect(  # pyright: ignore[reportUnknownMemberType]
                 self.url,
-                allow_reconnect=False,
+                allow_reconnect=False,  # an outage is ours to wait out
+                max_reconnect_attempts=1,  # of the first connection; the default is 60 in two minutes
+                reconnect_time_wait=0,
                 connect_timeout=max(1, int(self.settings.connect_timeout_s)),
                 error_cb=_quiet,
             )

@@ -1,0 +1,157 @@
+"""ARQ as its own tools see it, and jobs that outlive its limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from penstock.job.lifecycle import State
+from penstock.testing import services
+from penstock.testing.conformance import bodies
+from penstock.testing.conformance.bodies import flaky, hold, nap, note
+from penstock.testing.conformance.record import Record
+from penstock.testing.conformance.waiting import final
+from penstock.testing.harness import CALM, harness_for, wait_until
+
+pytest.importorskip("arq")
+import redis
+
+TASKS = (bodies.MODULE,)
+
+
+@pytest.fixture
+def harness(redis_url, tmp_path):
+    made = harness_for(f"arq+{redis_url}")(tmp_path)
+    yield made
+    made.reset()
+
+
+@pytest.fixture
+def open_queue(harness, tmp_path):
+    opened = []
+
+    def make(**settings):
+        opened.append(
+            harness.queue(f"sqlite:///{tmp_path}/ledger.db", tasks=TASKS, sweep=CALM, engines={"arq": settings})
+        )
+        return opened[-1]
+
+    yield make
+    harness.reset()
+    for queue in opened:
+        queue.close()
+
+
+@pytest.fixture
+def record(tmp_path) -> Record:
+    return Record(tmp_path)
+
+
+@pytest.fixture
+def server(redis_url):
+    client = redis.Redis.from_url(redis_url)
+    yield client
+    client.close()
+
+
+def keys(server, harness) -> list[str]:
+    """What of ours ARQ keeps; the set of our queues' names is our own."""
+    return sorted(k.decode() for k in server.keys(f"arq:*{harness.namespace}*"))
+
+
+def test_a_job_longer_than_arqs_lock_runs_once(harness, open_queue, record):
+    queue = open_queue(lock_s=1)
+    harness.start_worker(queue)
+    harness.start_worker(queue)
+    job = queue.enqueue(nap, file=record.file, seconds=3.5)
+    assert final(queue, job).attempt == 1
+    assert len(record.starts()) == 1
+
+
+def test_a_failed_attempt_leaves_a_failed_result_and_is_not_tried_again(harness, open_queue, record, server):
+    queue = open_queue()
+    harness.start_worker(queue)
+    job = queue.enqueue(flaky, file=record.file, failures=9)
+    assert final(queue, job).state is State.FAILED
+    key = f"arq:result:{harness.namespace}:{job.id}_1"
+    result: Any = msgspec.json.decode(wait_until(lambda: server.get(key), what="ARQ has the result"))
+    assert (result["f"], result["s"], result["r"]) == ("conformance.flaky", False, "Oddity: attempt 1 fails")
+    assert 0 < server.ttl(key) <= 600
+    assert len(record.starts()) == 1
+
+
+def test_nothing_is_left_in_arq_of_what_has_succeeded(harness, open_queue, record, server):
+    queue = open_queue()
+    harness.start_worker(queue, concurrency=4)
+    for job in queue.enqueue_many([note.options(priority=n % 10).call(file=record.file) for n in range(40)]):
+        final(queue, job)
+    wait_until(lambda: keys(server, harness) == [], what="no key is left")
+
+
+def test_a_failure_that_is_not_mirrored_leaves_nothing(harness, open_queue, record, server):
+    queue = open_queue(mirror_failures=False)
+    harness.start_worker(queue)
+    assert final(queue, queue.enqueue(flaky, file=record.file, failures=9)).state is State.FAILED
+    wait_until(lambda: keys(server, harness) == [], what="no key is left")
+
+
+def test_what_runs_is_neither_counted_as_waiting_nor_withdrawn(harness, open_queue, record):
+    queue = open_queue()
+    harness.start_worker(queue, concurrency=1)
+    running = queue.enqueue(hold, file=record.file, gate=str(record.gate()))
+    record.wait_started()
+    waiting = queue.enqueue(note, file=record.file)
+    assert queue.gateway.depth("default") == 1
+    assert queue.gateway.withdraw([f"{running.id}_1", f"{waiting.id}_1"]) == 1
+    assert queue.gateway.depth("default") == 0
+    record.open_gate()
+    assert final(queue, running).state is State.SUCCEEDED
+
+
+def test_foreign_messages_are_refused_and_stop_nobody(harness, open_queue, record, server, caplog):
+    queue = open_queue()
+    name = f"arq:{harness.namespace}:default"
+
+    server.set(f"arq:job:{harness.namespace}:pickled", b"\x80\x04K\x01.")  # ARQ's own default is pickle
+    server.zadd(name, {f"{harness.namespace}:pickled": 1})
+    server.zadd(name, {b"\xff\xfe": 1, b"no-such-job": 2})
+    native = {"f": "theirs", "a": [], "k": {"what": "ever"}, "t": None, "et": 1}
+    server.set(f"arq:job:{harness.namespace}:x", msgspec.json.encode(native))
+    server.zadd(name, {f"{harness.namespace}:x": 3})
+    harness.start_worker(queue, concurrency=1)
+    assert final(queue, queue.enqueue(note, file=record.file)).state is State.SUCCEEDED
+    wait_until(lambda: server.zcard(name) == 0, what="all were taken out")
+    assert caplog.text.count("not ours") == 2
+
+
+def test_a_message_of_a_killed_worker_goes_to_another_that_refuses_it(harness, open_queue, record, server):
+    queue = open_queue(lock_s=1)
+    first = harness.start_process(queue, "--concurrency", "1", PENSTOCK_LEASE__TTL="60s")
+    queue.enqueue(hold, file=record.file, gate=str(record.gate()))
+    record.wait_started()
+    first.kill()
+    harness.start_worker(queue)
+    wait_until(lambda: server.zcard(f"arq:{harness.namespace}:default") == 0, what="the message is gone")
+    assert len(record.starts()) == 1
+    record.open_gate()
+
+
+def test_a_worker_outlives_an_outage_of_redis_and_so_do_its_jobs(tmp_path, record, redis_url):
+    own = services.new_redis().start()
+    harness = harness_for(f"arq+{own.url}")(tmp_path)
+    queue = harness.queue(f"sqlite:///{tmp_path}/ledger.db", tasks=TASKS)
+    try:
+        harness.start_worker(queue)
+        running = queue.enqueue(hold, file=record.file, gate=str(record.gate()))
+        record.wait_started()
+        own.kill()
+        record.open_gate()
+        assert final(queue, running).state is State.SUCCEEDED
+        own.start()
+        assert final(queue, queue.enqueue(note, file=record.file), 30).state is State.SUCCEEDED
+    finally:
+        harness.reset()
+        queue.close()
+        own.close()

@@ -1,0 +1,288 @@
+"""Dramatiq read through its brokers: dead letters tell of failures, long jobs run once, strangers stop nobody."""
+
+from __future__ import annotations
+
+import json
+
+import pika
+import pytest
+import redis
+
+from penstock.gateway import message_ids
+from penstock.job.lifecycle import State
+from penstock.testing import services
+from penstock.testing.conformance import bodies
+from penstock.testing.conformance.bodies import flaky, hold, note
+from penstock.testing.conformance.record import Record
+from penstock.testing.conformance.waiting import all_final, final
+from penstock.testing.harness import CALM, harness_for, wait_until
+
+
+class OnRedis:
+    """What lies at Redis, in Dramatiq's own layout."""
+
+    def __init__(self, url, namespace):
+        self.client = redis.Redis.from_url(url)
+        self.namespace = f"dramatiq:{namespace}"
+
+    def close(self):
+        self.client.close()
+
+    def waiting(self):
+        return self.client.llen(f"{self.namespace}:default:p5")
+
+    def running(self):
+        return sum(self.client.scard(key) for key in self.client.scan_iter(f"{self.namespace}:__acks__.*"))
+
+    def dead(self):
+        return [json.loads(data) for data in self.client.hvals(f"{self.namespace}:default:p5.XQ.msgs")]
+
+    def dead_count(self):
+        return self.client.zcard(f"{self.namespace}:default:p5.XQ")
+
+    def put(self, data):
+        self.client.hset(f"{self.namespace}:default:p5.msgs", "strange", data)
+        self.client.rpush(f"{self.namespace}:default:p5", "strange")
+
+    def retry(self, message):
+        """As dramatiq_dashboard does it."""
+        options = {"redis_message_id": "again"}
+        self.client.hset(f"{self.namespace}:default:p5.msgs", "again", json.dumps({**message, "options": options}))
+        self.client.rpush(f"{self.namespace}:default:p5", "again")
+
+
+class OnRabbitmq:
+    """What lies at RabbitMQ, in Dramatiq's own queues."""
+
+    def __init__(self, url, namespace):
+        self.connection = pika.BlockingConnection(pika.URLParameters(url))
+        self.channel = self.connection.channel()
+        self.queue = f"{namespace}:default:jobs"
+
+    def close(self):
+        self.connection.close()
+
+    def waiting(self):
+        return self.channel.queue_declare(self.queue, passive=True).method.message_count
+
+    def dead_count(self):
+        return self.channel.queue_declare(f"{self.queue}.XQ", passive=True).method.message_count
+
+    def dead(self):
+        found = []
+        while (got := self.channel.basic_get(f"{self.queue}.XQ", auto_ack=True))[0] is not None:
+            found.append(json.loads(got[2]))
+        return found
+
+    def put(self, data):
+        self.channel.basic_publish("", self.queue, data)
+
+    def retry(self, message):
+        self.put(json.dumps(message).encode())
+
+
+LOOKS = {"redis": (services.redis_server, OnRedis), "rabbitmq": (services.rabbitmq_server, OnRabbitmq)}
+
+
+@pytest.fixture
+def record(tmp_path):
+    return Record(tmp_path)
+
+
+@pytest.fixture(params=sorted(LOOKS))
+def transport(request):
+    if (why_not := services.available(request.param)) is not None:
+        pytest.skip(why_not)
+    return request.param
+
+
+@pytest.fixture
+def harness(transport, tmp_path):
+    made = harness_for(f"dramatiq+{LOOKS[transport][0]()}")(tmp_path)
+    yield made
+    made.reset()
+
+
+@pytest.fixture
+def open_queue(harness, tmp_path):
+    opened = []
+
+    def make(**settings):
+        ledger = f"sqlite:///{tmp_path}/ledger.db"
+        queue = harness.queue(ledger, tasks=(bodies.MODULE,), engines={"dramatiq": settings}, sweep=CALM)
+        queue.gateway.depth("default")
+        opened.append(queue)
+        return queue
+
+    yield make
+    harness.reset()
+    for queue in opened:
+        queue.close()
+
+
+@pytest.fixture
+def natively(transport, harness):
+    server, look = LOOKS[transport]
+    made = None
+
+    def open_look():
+        nonlocal made
+        made = made or look(server(), harness.namespace)
+        return made
+
+    yield open_look
+    if made is not None:
+        made.close()
+
+
+def test_a_failed_attempt_is_a_dead_letter_with_the_first_line_of_its_error(open_queue, harness, natively, record):
+    queue = open_queue()
+    harness.start_worker(queue)
+    job = queue.enqueue(flaky, file=record.file, failures=9)
+    assert final(queue, job).state is State.FAILED
+    wait_until(lambda: natively().dead_count() == 1, what="a dead letter")
+    (letter,) = natively().dead()
+    assert letter["message_id"] == message_ids(job.job)[0]
+    assert letter["options"]["traceback"] == "Oddity: attempt 1 fails"
+    assert letter["kwargs"]["name"] == "conformance.flaky"
+    assert letter["kwargs"]["job_ids"] == [job.id]
+    assert len(record.starts()) == 1
+
+
+def test_without_mirroring_a_failed_attempt_leaves_no_dead_letter(open_queue, harness, natively, record):
+    queue = open_queue(mirror_failures=False)
+    harness.start_worker(queue)
+    final(queue, queue.enqueue(flaky, file=record.file, failures=9))
+    final(queue, queue.enqueue(note, file=record.file))
+    assert natively().dead_count() == 0
+
+
+def test_a_retry_that_is_pressed_in_a_native_tool_does_no_harm(open_queue, harness, natively, record):
+    queue = open_queue()
+    worker = harness.start_worker(queue)
+    final(queue, queue.enqueue(flaky, file=record.file, failures=9))
+    wait_until(lambda: natively().dead_count() == 1)
+    (letter,) = natively().dead()
+    natively().retry(letter)
+    wait_until(lambda: worker.counts().get("refused") == 1, what="the claim refuses it")
+    assert len(record.starts()) == 1
+
+
+def test_dead_letters_are_gone_after_a_short_while(open_queue, harness, natively, record):
+    queue = open_queue(failure_ttl_s=1, heartbeat_s=0.2)
+    harness.start_worker(queue)
+    all_final(queue, queue.enqueue_many([flaky.call(file=record.file, failures=9) for _ in range(50)]))
+    wait_until(lambda: natively().dead_count() > 0)
+    wait_until(lambda: natively().dead_count() == 0, what="no dead letter is left")
+
+
+STRANGE = {
+    "no json": b"\x80\x04pickled",
+    "no message": b'{"a": 1}',
+    "another actor": json.dumps(
+        {
+            "queue_name": "default", "actor_name": "os.system", "args": ["true"], "kwargs": {}, "options": {},
+            "message_id": "1", "message_timestamp": 1,
+        }
+    ).encode(),
+    "a delay of a year": json.dumps(
+        {
+            "queue_name": "default", "actor_name": "penstock", "args": [], "message_id": "x_1", "message_timestamp": 1,
+            "kwargs": {"id": "x_1", "job_ids": ["x"]}, "options": {"eta": 4102444800000, "pipe_target": {}},
+        }
+    ).encode(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("data", STRANGE.values(), ids=STRANGE)
+def test_a_message_that_is_not_ours_stops_nobody(open_queue, harness, natively, record, data):
+    queue = open_queue()
+    natively().put(data)
+    ours = queue.enqueue_many([note.call(file=record.file, label=str(n)) for n in range(5)])
+    harness.start_worker(queue, concurrency=1)
+    # Dramatiq would start its consumer again after three seconds for each of them.
+    assert {row.state for row in all_final(queue, ours, timeout_s=2.5)} == {State.SUCCEEDED}
+    assert natively().waiting() == 0
+
+
+def test_a_worker_outlives_an_outage_of_its_broker(transport, tmp_path, record):
+    new = services.new_redis if transport == "redis" else services.new_rabbitmq
+    with new() as server:
+        own = harness_for(f"dramatiq+{server.url}")(tmp_path)
+        with own.queue(f"sqlite:///{tmp_path}/own.db", tasks=(bodies.MODULE,)) as queue:
+            worker = own.start_worker(queue, concurrency=2)
+            held = queue.enqueue(hold, file=record.file, gate=str(record.gate()), label="held")
+            record.wait_started("held")
+            server.stop()
+            record.open_gate()
+            assert final(queue, held).state is State.SUCCEEDED
+            server.start()
+            after = [queue.enqueue(note, file=record.file, label="after") for _ in range(3)]
+            assert {row.state for row in all_final(queue, after)} == {State.SUCCEEDED}
+            assert len(record.starts("held")) == 1
+            worker.stop()
+            own.reset()
+
+
+# -- jobs that outlive Dramatiq's and RabbitMQ's limits --------------------------------------------------------------
+
+
+def test_on_redis_a_job_that_outlives_the_heartbeat_timeout_is_not_handed_to_another(redis_url, tmp_path, record):
+    harness = harness_for(f"dramatiq+{redis_url}")(tmp_path)
+    limits = {"heartbeat_s": 0.2, "heartbeat_timeout_s": 1.0}
+    ledger = f"sqlite:///{tmp_path}/ledger.db"
+    with harness.queue(ledger, tasks=(bodies.MODULE,), engines={"dramatiq": limits}, sweep=CALM) as queue:
+        workers = [harness.start_worker(queue, concurrency=1) for _ in range(2)]
+        job = queue.enqueue(hold, file=record.file, gate=str(record.gate()))
+        record.wait_started()
+        look = OnRedis(redis_url, harness.namespace)
+        with pytest.raises(TimeoutError):  # three times over the timeout, with another worker that looks after the dead
+            wait_until(lambda: look.running() != 1, timeout_s=3.5)
+        record.open_gate()
+        final(queue, job)
+        wait_until(lambda: look.running() == 0, what="it is acknowledged")
+        look.close()
+        assert len(record.starts()) == 1
+        assert [worker.counts().get("refused", 0) for worker in workers] == [0, 0]
+        harness.reset()
+
+
+def test_on_redis_what_a_killed_worker_held_comes_back(redis_url, tmp_path, record):
+    harness = harness_for(f"dramatiq+{redis_url}")(tmp_path)
+    limits = {"heartbeat_s": 0.2, "heartbeat_timeout_s": 1.0}
+    ledger = f"sqlite:///{tmp_path}/ledger.db"
+    with harness.queue(ledger, tasks=(bodies.MODULE,), engines={"dramatiq": limits}, sweep=CALM) as queue:
+        worker = harness.start_process(queue, "--concurrency", "1")
+        queue.enqueue(hold, file=record.file, gate=str(record.gate()))
+        record.wait_started()
+        worker.kill()
+        record.open_gate()
+        second = harness.start_worker(queue)
+        wait_until(lambda: second.counts().get("claimed", 0) + second.counts().get("refused", 0) > 0)
+        look = OnRedis(redis_url, harness.namespace)
+        wait_until(lambda: look.running() == 0)
+        look.close()
+        harness.reset()
+
+
+def test_on_rabbitmq_a_job_that_outlives_the_consumer_timeout_runs_once(rabbitmq_url, tmp_path, record):
+    with_timeout = services.new_rabbitmq(management=False)
+    # 30 minutes, looked at every minute, cut down.
+    with_timeout._environ["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"] += (
+        " -rabbit consumer_timeout 2000 -rabbit channel_tick_interval 1000"
+    )
+    with with_timeout as server:
+        harness = harness_for(f"dramatiq+{server.url}")(tmp_path)
+        ledger = f"sqlite:///{tmp_path}/ledger.db"
+        engines = {"dramatiq": {"ack_after_s": 0.5}}
+        with harness.queue(ledger, tasks=(bodies.MODULE,), engines=engines, sweep=CALM) as queue:
+            worker = harness.start_worker(queue, concurrency=2)
+            job = queue.enqueue(hold, file=record.file, gate=str(record.gate()))
+            record.wait_started()
+            with pytest.raises(TimeoutError):  # were it held, the server would have given it out again by then
+                wait_until(lambda: worker.counts().get("refused"), timeout_s=8)
+            record.open_gate()
+            assert final(queue, job).state is State.SUCCEEDED
+            final(queue, queue.enqueue(note, file=record.file, label="after"))
+            assert len(record.starts("")) == 1
+            harness.reset()

@@ -1,0 +1,172 @@
+"""TaskIQ's three transports as their servers see them, and jobs that outlive their limits."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from penstock.job.lifecycle import State
+from penstock.testing import services
+from penstock.testing.conformance import bodies
+from penstock.testing.conformance.bodies import flaky, hold, note
+from penstock.testing.conformance.record import Record
+from penstock.testing.conformance.waiting import final
+from penstock.testing.harness import CALM, harness_for, wait_until
+
+pytest.importorskip("taskiq")
+import aio_pika
+import nats
+import redis
+
+from penstock.backends.taskiq.broker import native
+from penstock.job.models import Message
+
+TASKS = (bodies.MODULE,)
+
+
+def _harness(url, tmp_path):
+    return harness_for(f"taskiq+{url}")(tmp_path)
+
+
+@pytest.fixture(params=["redis", "rabbitmq", "nats"])
+def harness(request, tmp_path):
+    made = _harness(request.getfixturevalue(f"{request.param}_url"), tmp_path)
+    yield made
+    made.reset()
+
+
+@pytest.fixture
+def queue(harness, tmp_path):
+    made = harness.queue(f"sqlite:///{tmp_path}/ledger.db", tasks=TASKS, sweep=CALM)
+    yield made
+    harness.reset()
+    made.close()
+
+
+@pytest.fixture
+def record(tmp_path) -> Record:
+    return Record(tmp_path)
+
+
+async def _put(harness, body: bytes) -> None:
+    """Put bytes into the default queue, past penstock."""
+    url, namespace = harness.url.partition("+")[2], harness.namespace
+    if url.startswith("redis"):
+        client = redis.Redis.from_url(url)
+        client.lpush(f"taskiq:{namespace}:default", body)
+        client.close()
+    elif url.startswith("amqp"):
+        async with await aio_pika.connect(url) as connection, connection.channel() as channel:
+            await channel.default_exchange.publish(aio_pika.Message(body), f"penstock.{namespace}.default")
+    else:
+        client = await nats.connect(url)
+        await client.jetstream().publish(f"penstock.{namespace}.default.5", body)
+        await client.close()
+
+
+async def _held(harness) -> int:
+    """Ask the server how many messages a worker has taken without acknowledging them."""
+    url, namespace = harness.url.partition("+")[2], harness.namespace
+    if url.startswith("nats"):
+        client = await nats.connect(url)
+        info = await client.jetstream().consumer_info(f"penstock-{namespace}", "default-5")
+        await client.close()
+        return info.num_ack_pending or 0
+    return 0
+
+
+def test_nothing_is_held_of_a_job_that_runs_so_no_limit_of_the_broker_can_end_it(harness, queue, record):
+    harness.start_worker(queue, concurrency=1)
+    job = queue.enqueue(hold, file=record.file, gate=str(record.gate()))
+    record.wait_started()
+    wait_until(lambda: asyncio.run(_held(harness)) == 0, what="the message is acknowledged")
+    assert queue.gateway.depth("default") == 0
+    record.open_gate()
+    assert final(queue, job).attempt == 1
+    assert len(record.starts()) == 1
+
+
+def test_what_waits_behind_a_running_job_is_there_for_another_worker(harness, queue, record):
+    harness.start_worker(queue, concurrency=1)
+    long = queue.enqueue(hold, file=record.file, gate=str(record.gate()), label="long")
+    record.wait_started("long")
+    waiting = queue.enqueue_many([note.call(file=record.file, label=str(n)) for n in range(3)])
+    assert queue.gateway.depth("default") == 3
+    harness.start_worker(queue, concurrency=1)
+    for job in waiting:
+        final(queue, job)
+    record.open_gate()
+    final(queue, long)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"\x00\xff not json", id="no JSON"),
+        pytest.param(b"{}", id="no TaskIQ message"),
+        pytest.param(
+            msgspec.json.encode(
+                {"task_id": "1", "task_name": "theirs", "labels": {}, "args": [], "kwargs": {"what": "ever"}}
+            ),
+            id="a message of somebody else's",
+        ),
+    ],
+)
+def test_a_foreign_message_is_refused_and_stops_nobody(harness, queue, record, body, caplog):
+    queue.gateway.depth("default")  # makes the queue where that is needed
+    final_before = queue.enqueue(note, file=record.file)
+    asyncio.run(_put(harness, body))
+    harness.start_worker(queue, concurrency=1)
+    final(queue, final_before)
+    assert final(queue, queue.enqueue(note, file=record.file)).state is State.SUCCEEDED
+    wait_until(lambda: queue.gateway.depth("default") == 0)
+    assert "not ours" in caplog.text or "Cannot parse" in caplog.text
+
+
+def test_a_failed_attempt_is_an_error_for_taskiq_without_a_traceback_in_its_log(harness, queue, record, caplog):
+    harness.start_worker(queue)
+    assert final(queue, queue.enqueue(flaky, file=record.file, failures=9)).state is State.FAILED
+    assert "MirroredFailure" not in caplog.text
+    assert len(record.starts()) == 1
+
+
+def test_a_message_is_what_taskiq_itself_would_send():
+    from taskiq.message import TaskiqMessage
+
+    message = Message(id="x_1", job_ids=("x",), name="some.task")
+    read = TaskiqMessage.model_validate_json(native(message).body)
+    assert (read.task_id, read.task_name, read.args) == ("x_1", "some.task", [])
+    assert msgspec.convert(read.kwargs, Message) == message
+
+
+@pytest.mark.parametrize("name", ["redis", "nats"])
+def test_a_worker_outlives_an_outage_of_its_broker_and_so_do_its_jobs(tmp_path, record, request, name):
+    request.getfixturevalue(f"{name}_url")
+    own = {"redis": services.new_redis, "nats": services.new_nats}[name]().start()
+    harness = _harness(own.url, tmp_path)
+    queue = harness.queue(f"sqlite:///{tmp_path}/ledger.db", tasks=TASKS)
+    try:
+        harness.start_worker(queue)
+        running = queue.enqueue(hold, file=record.file, gate=str(record.gate()))
+        record.wait_started()
+        own.kill()
+        record.open_gate()
+        assert final(queue, running).state is State.SUCCEEDED
+        own.start()
+        assert final(queue, queue.enqueue(note, file=record.file), 30).state is State.SUCCEEDED
+    finally:
+        harness.reset()
+        queue.close()
+        own.close()
+
+
+def test_a_namespace_with_dots_is_one_of_its_own(nats_url, tmp_path, record):
+    harness = _harness(nats_url, tmp_path)
+    harness.namespace = f"{harness.namespace}.with.dots"
+    queue = harness.queue(f"sqlite:///{tmp_path}/ledger.db", tasks=TASKS)
+    harness.start_worker(queue, queues=["a.b"])
+    assert final(queue, queue.enqueue(note, file=record.file, queue="a.b")).state is State.SUCCEEDED
+    harness.reset()
+    queue.close()
