@@ -205,26 +205,25 @@ class AmqpConsumer(OrderedConsumer):
         self.wait(1.0)
         return False
 
-    def take(self) -> MessageProxy | None:
-        """See `OrderedConsumer.take`."""
+    def take(self, count: int) -> list[MessageProxy]:
+        """See `OrderedConsumer.take`: one, as RabbitMQ gives no more at a time."""
         try:
             self.open()
             for queue in self.queues:
                 method, _properties, data = self._channel.basic_get(queue)
                 if method is not None:
-                    return self._taken(queue, method.delivery_tag, data)
+                    return self._read(queue, method.delivery_tag, data)
         except (AMQPError, OSError) as error:
             raise ConnectionClosed(error) from None
-        return None
+        return []
 
-    def _taken(self, queue: str, tag: int, data: bytes) -> MessageProxy | None:
-        message = self.read(queue, data, tag=tag)
+    def _read(self, queue: str, tag: int, data: bytes) -> list[MessageProxy]:
+        message = self.read(queue, data, tag=tag, connects=self._connects)
         if message is None:
             self._channel.basic_nack(tag, requeue=False)
-            return None
-        message.options["connects"] = self._connects
+            return []
         self._held[tag] = time.monotonic()
-        return message
+        return [message]
 
     def wait(self, timeout_s: float) -> None:
         """See `OrderedConsumer.wait`: a publish and the end of a body end the waiting."""
@@ -266,6 +265,7 @@ class AmqpConsumer(OrderedConsumer):
                     self._connection.process_data_events(0.01)
         connection, self._connection, self._channel = self._connection, None, None
         self._held.clear()
+        self.taken.clear()
         if connection is not None:
             with contextlib.suppress(AMQPError, OSError):
                 connection.close()

@@ -10,6 +10,7 @@ looks after dead workers by chance, once in a thousand commands.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -32,20 +33,21 @@ _BELL_TTL_S = 60
 
 _TAKE = """
 local heartbeats, acks = KEYS[1] .. ':__heartbeats__', KEYS[1] .. ':__acks__.' .. ARGV[1] .. '.'
+local count, found = tonumber(ARGV[3]), {}
 redis.call('zadd', heartbeats, ARGV[2], ARGV[1])
-for i = 3, #ARGV do
+for i = 4, #ARGV do
     local queue = KEYS[1] .. ':' .. ARGV[i]
-    local id = redis.call('lpop', queue)
-    while id do
+    while #found < count do
+        local id = redis.call('lpop', queue)
+        if not id then break end
         local data = redis.call('hget', queue .. '.msgs', id)
         if data then
             redis.call('sadd', acks .. ARGV[i], id)
-            return {ARGV[i], id, data}
+            found[#found + 1] = {ARGV[i], id, data}
         end
-        id = redis.call('lpop', queue)
     end
 end
-return false
+return found
 """
 _WITHDRAW = """
 local gone = 0
@@ -165,22 +167,25 @@ class RedisConsumer(OrderedConsumer):
         super().__init__(queues, slots, broker.settings)
         self.broker = broker
 
-    def take(self) -> MessageProxy | None:
+    def take(self, count: int) -> list[MessageProxy]:
         """See `OrderedConsumer.take`."""
         broker = self.broker
         try:
-            taken: Any = broker.take(
-                keys=[broker.namespace], args=[broker.broker_id, int(time.time() * 1000), *self.queues]
+            found: Any = broker.take(
+                keys=[broker.namespace], args=[broker.broker_id, int(time.time() * 1000), count, *self.queues]
             )
+            taken: list[MessageProxy] = []
+            for name, message_id, data in found:
+                queue = name.decode()
+                message = self.read(queue, data, redis_message_id=message_id.decode(errors="replace"))
+                if message is not None:
+                    taken.append(message)
+                else:
+                    with contextlib.suppress(redis.RedisError):  # those that were taken with it must not be lost
+                        broker.do_nack(queue, message_id)
         except redis.RedisError as error:
             raise ConnectionClosed(error) from None
-        if taken is None:
-            return None
-        queue, message_id, data = taken[0].decode(), taken[1].decode(errors="replace"), taken[2]
-        message = self.read(queue, data, redis_message_id=message_id)
-        if message is None:
-            broker.do_nack(queue, taken[1])
-        return message
+        return taken
 
     def wait(self, timeout_s: float) -> None:
         """See `OrderedConsumer.wait`: a publish ends the waiting."""
@@ -208,6 +213,13 @@ class RedisConsumer(OrderedConsumer):
         """Hand back what was taken and not begun, as the worker leaves."""
         for message in messages:
             self.broker.do_requeue(message.queue_name, message.options["redis_message_id"])
+
+    def close(self) -> None:
+        """Hand back what was taken for threads that have ended."""
+        left = list(self.taken)
+        self.taken.clear()
+        with contextlib.suppress(redis.RedisError):
+            self.requeue(left)
 
     def beat(self) -> None:
         """See `OrderedConsumer.beat`; also takes back what dead workers held, and drops old dead letters."""

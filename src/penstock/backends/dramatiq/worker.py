@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -62,27 +63,34 @@ class OrderedConsumer(Consumer):
         self.stopping = threading.Event()
         self.free = threading.Semaphore(slots)
         """The threads without a message."""
+        self.taken: deque[MessageProxy] = deque()
+        """What has been taken for threads that are free, and is not yet on its way to them."""
+        self._slots = slots
         self._pause_s = settings.first_poll_s
 
     def __next__(self) -> MessageProxy | None:
         """Return the best message, or None when there is none or all threads are busy; waits a while before that."""
+        if self.taken:
+            return self.taken.popleft()
         if self.stopping.is_set():
             self.wait(0.05)
             return None
         if not self.reserve():
             return None
-        taken = None
+        count = 1
+        while count < self._slots and self.free.acquire(blocking=False):
+            count += 1
         try:
-            taken = self.take()
+            self.taken.extend(self.take(count))
         finally:
-            if taken is None:
+            for _ in range(count - len(self.taken)):
                 self.free.release()
-        if taken is None:
+        if not self.taken:
             self.wait(self._pause_s)
             self._pause_s = min(self._pause_s * 1.5, self.settings.poll_s)
             return None
         self._pause_s = self.settings.first_poll_s
-        return taken
+        return self.taken.popleft()
 
     def look_again_soon(self) -> None:
         """Forget how long nothing came."""
@@ -120,8 +128,11 @@ class OrderedConsumer(Consumer):
         return self.free.acquire(timeout=0.2)
 
     @abstractmethod
-    def take(self) -> MessageProxy | None:
-        """Take a message. Raises dramatiq's `ConnectionClosed`; `take` is then called again after three seconds."""
+    def take(self, count: int) -> list[MessageProxy]:
+        """Take at most ``count`` messages, the best first.
+
+        Raises dramatiq's `ConnectionClosed`; it is then called again after three seconds.
+        """
 
     @abstractmethod
     def wait(self, timeout_s: float) -> None:
