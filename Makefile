@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 EXTRAS := hamilton,flowerpower
 
-.PHONY: help venv test services unit check conformance docs demo bench lock clean
+.PHONY: help venv test engines services unit check conformance docs demo bench lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -26,17 +26,20 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml constraints/dev.txt
 	$(BIN)/python -m pip install -q --no-deps -e .
 	@touch $@ $(VENV)/.examples
 
-test: $(VENV)/.dev services  ## the whole suite
-	$(BIN)/python -m pytest -q $(ARGS)
+test: $(VENV)/.dev  ## the suite that needs no server
+	$(BIN)/python -m pytest -q -m 'not servers' $(ARGS)
+
+engines: $(VENV)/.dev services  ## the tests of the engines and ledgers that are servers
+	$(BIN)/python -m pytest -q -m servers tests $(ARGS)
 
 services:  ## the servers that the tests need and no wheel carries, as root on Debian
 	@bash tools/services.sh
 
 unit: $(VENV)/.dev  ## the quick part of the suite
-	$(BIN)/python -m pytest -q tests/unit -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest -q tests/unit -m 'not slow and not servers' $(ARGS)
 
-conformance: $(VENV)/.dev services  ## unit and conformance tests: what may differ from one Python to another
-	$(BIN)/python -m pytest -q tests/unit src/penstock/testing/conformance $(ARGS)
+conformance: $(VENV)/.dev  ## unit and conformance tests: what may differ from one Python to another
+	$(BIN)/python -m pytest -q -m 'not servers' tests/unit src/penstock/testing/conformance $(ARGS)
 
 check: $(VENV)/.dev  ## format, lint, types, import floors, architecture, generated pages
 	$(BIN)/ruff format --check .

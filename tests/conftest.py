@@ -19,6 +19,20 @@ def tasks_of_this_test():
     TASKS._tasks.update(before)
 
 
+_SERVED = {"redis", "postgres", "nats", "rabbitmq"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a server: by its fixtures, or by the ledger that it is parametrised with."""
+    for item in items:
+        fixtures = {name.removesuffix("_url") for name in getattr(item, "fixturenames", ())}
+        given = getattr(getattr(item, "callspec", None), "params", {}).values()
+        params = {value for value in given if isinstance(value, str)}
+        whole = item.path.stem.startswith(("test_backend_", "test_redis_", "test_postgres_", "test_server_"))
+        if whole or item.path.stem in ("test_services", "test_joined_transaction") or (fixtures | params) & _SERVED:
+            item.add_marker("servers")
+
+
 def _url(name: str, server: Callable[[], str]) -> str:
     if (why_not := services.available(name)) is not None:
         pytest.skip(why_not)
