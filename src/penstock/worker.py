@@ -209,7 +209,7 @@ class Worker:
             self._done.wait(0.05)
             return
         if not self.burst:
-            self._done.wait(0.1 if self.max_jobs is None else _BURST_POLL_S)
+            self._done.wait(_BURST_POLL_S)  # a signal is looked at that often
             return
         try:
             over = self._burst_over()

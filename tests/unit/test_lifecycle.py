@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,7 +10,7 @@ from msgspec.structs import replace
 
 from penstock.job import lifecycle
 from penstock.job.lifecycle import FINAL, SHOWN_STATES, TRANSITIONS, Event, Guard, Reason, State
-from penstock.job.models import ErrorInfo, Job, RetryPolicy
+from penstock.job.models import ErrorInfo, Job, RetryPolicy, new_job_id
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 ERROR = ErrorInfo("ValueError", "no", bases=("Exception",))
@@ -173,3 +174,13 @@ def test_a_note_shows_a_job_as_blocked():
 def test_the_diagram_draws_every_step_of_the_table():
     drawn = lifecycle.mermaid().splitlines()[1:]
     assert len(drawn) == sum(len(rule.start or "x") * len(rule.to or "x") for rule in TRANSITIONS.values())
+
+
+def test_ids_made_one_after_the_other_sort_so():
+    made = [new_job_id() for _ in range(5000)]
+    assert made == sorted(made)
+    assert len(set(made)) == 5000
+
+
+def test_an_id_is_a_uuid_of_version_7():
+    assert uuid.UUID(new_job_id()).version == 7
