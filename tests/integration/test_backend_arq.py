@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ import pytest
 from penstock.job.lifecycle import State
 from penstock.testing import services
 from penstock.testing.conformance import bodies
-from penstock.testing.conformance.bodies import flaky, hold, nap, note
+from penstock.testing.conformance.bodies import flaky, hold, note
 from penstock.testing.conformance.record import Record
 from penstock.testing.conformance.waiting import final
 from penstock.testing.harness import CALM, harness_for, wait_until
@@ -61,11 +62,16 @@ def keys(server, harness) -> list[str]:
     return sorted(k.decode() for k in server.keys(f"arq:*{harness.namespace}*"))
 
 
-def test_a_job_longer_than_arqs_lock_runs_once(harness, open_queue, record):
+def test_a_job_longer_than_arqs_lock_runs_once(harness, open_queue, record, server):
     queue = open_queue(lock_s=1)
     harness.start_worker(queue)
     harness.start_worker(queue)
-    job = queue.enqueue(nap, file=record.file, seconds=3.5)
+    job = queue.enqueue(hold, file=record.file, gate=str(record.gate()))
+    (start,) = record.wait_started()
+    lock = f"arq:in-progress:{harness.namespace}:{job.id}_1"
+    wait_until(lambda: not server.exists(lock) or time.monotonic() - start.at_s > 2.5, what="the lock's time is over")
+    assert server.exists(lock)
+    record.open_gate()
     assert final(queue, job).attempt == 1
     assert len(record.starts()) == 1
 

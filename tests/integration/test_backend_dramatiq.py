@@ -57,6 +57,7 @@ class OnRabbitmq:
     def __init__(self, url, namespace):
         self.connection = pika.BlockingConnection(pika.URLParameters(url))
         self.channel = self.connection.channel()
+        self.channel.confirm_delivery()
         self.queue = f"{namespace}:default:jobs"
 
     def close(self):

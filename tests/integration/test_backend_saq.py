@@ -16,7 +16,7 @@ from penstock.job.lifecycle import State
 from penstock.job.models import Message
 from penstock.testing import services
 from penstock.testing.conformance import bodies
-from penstock.testing.conformance.bodies import flaky, hold, nap, note
+from penstock.testing.conformance.bodies import flaky, hold, note
 from penstock.testing.conformance.record import Record
 from penstock.testing.conformance.waiting import final
 from penstock.testing.harness import CALM, harness_for, short_config, wait_until
@@ -89,7 +89,13 @@ def test_a_job_longer_than_every_limit_of_saq_runs_once(harness, open_queue, rec
     queue = open_queue(heartbeat_s=1, sweep_s=1)
     harness.start_worker(queue)
     harness.start_worker(queue)
-    job = queue.enqueue(nap, file=record.file, seconds=4.5)
+    job = queue.enqueue(hold, file=record.file, gate=str(record.gate()))
+    record.wait_started()
+    native = wait_until(
+        lambda: (native := only_job(harness)).touched > native.started + 2500 and native, 10, "signs of life come"
+    )
+    assert native.status is Status.ACTIVE
+    record.open_gate()
     assert final(queue, job).attempt == 1
     assert len(record.starts()) == 1
     wait_until(lambda: only_job(harness).status is Status.COMPLETE, what="SAQ shows it as complete, not as swept")

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import msgspec
 import pytest
@@ -39,7 +43,9 @@ def harness(request, tmp_path):
 
 @pytest.fixture
 def queue(harness, tmp_path):
-    made = harness.queue(f"sqlite:///{tmp_path}/ledger.db", tasks=TASKS, sweep=CALM)
+    made = harness.queue(
+        f"sqlite:///{tmp_path}/ledger.db", tasks=TASKS, sweep=CALM, engines={"taskiq": {"hold_s": 0.5}}
+    )
     yield made
     harness.reset()
     made.close()
@@ -74,7 +80,18 @@ async def _held(harness) -> int:
         info = await client.jetstream().consumer_info(f"penstock-{namespace}", "default-5")
         await client.close()
         return info.num_ack_pending or 0
+    if url.startswith("amqp"):
+        asked = f"{services.rabbitmq_management()}/api/queues/%2F/penstock.{namespace}.default"
+        return json.loads(await asyncio.to_thread(_get, asked)).get("messages_unacknowledged", 1)
     return 0
+
+
+def _get(url: str) -> bytes:
+    parts = urlsplit(url)
+    token = base64.b64encode(f"{parts.username}:{parts.password}".encode()).decode()
+    plain = f"{parts.scheme}://{parts.hostname}:{parts.port}{parts.path}"
+    with urlopen(Request(plain, headers={"Authorization": f"Basic {token}"}), timeout=10) as answer:
+        return answer.read()
 
 
 def test_nothing_is_held_of_a_job_that_runs_so_no_limit_of_the_broker_can_end_it(harness, queue, record):
@@ -86,6 +103,19 @@ def test_nothing_is_held_of_a_job_that_runs_so_no_limit_of_the_broker_can_end_it
     record.open_gate()
     assert final(queue, job).attempt == 1
     assert len(record.starts()) == 1
+
+
+def test_a_worker_full_of_long_jobs_takes_again_when_there_is_room(harness, queue, record):
+    harness.start_worker(queue, concurrency=2)
+    long = queue.enqueue(hold, file=record.file, gate=str(record.gate()), label="long")
+    record.wait_started("long")
+    wait_until(lambda: asyncio.run(_held(harness)) == 0, what="the message is acknowledged")
+    for job in queue.enqueue_many([note.call(file=record.file, label=str(n)) for n in range(5)]):
+        final(queue, job)
+    record.open_gate()
+    final(queue, long)
+    for job in queue.enqueue_many([note.call(file=record.file, label=str(n)) for n in range(5)]):
+        final(queue, job)
 
 
 def test_what_waits_behind_a_running_job_is_there_for_another_worker(harness, queue, record):

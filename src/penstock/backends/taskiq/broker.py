@@ -66,6 +66,7 @@ class OneTaskBroker(AsyncBroker):
         self.namespace = namespace
         self.settings = settings
         self.queues: tuple[str, ...] = ()
+        self.concurrency = 1
         self.on_ready: Callable[[], None] = lambda: None
         self._one_task: AsyncTaskiqDecoratedTask[..., Any] | None = None
 
@@ -96,6 +97,9 @@ class OneTaskBroker(AsyncBroker):
     @abstractmethod
     async def take(self) -> bytes | AckableMessage | None:
         """Wait for the best message; None after some seconds without, or after `wake`."""
+
+    async def ended(self) -> None:
+        """Hear that what one of the taken messages asked for has been done."""
 
     @abstractmethod
     async def wake(self) -> None:

@@ -22,6 +22,8 @@ from penstock.backends.taskiq.broker import HIGHEST_FIRST, Native, OneTaskBroker
 from penstock.backends.taskiq.config import TaskiqSettings
 
 _WAIT_S = 5.0
+_SOON_S = 0.02
+"""The bell may ring before the stream has the message: what was announced and is not there is looked for again."""
 
 
 class NatsBroker(OneTaskBroker):
@@ -97,6 +99,7 @@ class NatsBroker(OneTaskBroker):
 
     async def take(self) -> AckableMessage | None:
         """See `OneTaskBroker.take`. What others have taken is noticed when nothing comes."""
+        wait_s = _WAIT_S
         subjects = [self._subject(queue, priority) for queue in self.queues for priority in HIGHEST_FIRST]
         self._bell.clear()
         if not any(self._waiting.get(subject) for subject in subjects):
@@ -109,8 +112,9 @@ class NatsBroker(OneTaskBroker):
                     self._taken = message
                     return AckableMessage(data=message.data, ack=message.ack)
                 self._waiting[subject] = 0
+                wait_s = _SOON_S
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._bell.wait(), _WAIT_S)
+            await asyncio.wait_for(self._bell.wait(), wait_s)
         return None
 
     async def _next(self, subject: str) -> Msg | None:

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import msgspec
+from taskiq import AckableMessage
 from taskiq.acks import AcknowledgeType
 from taskiq.receiver import Receiver
 
@@ -40,6 +41,27 @@ class _Mirrored(logging.Filter):
 # TaskIQ tells at INFO of each task: the ledger does that.
 logging.getLogger("taskiq").setLevel(logging.WARNING)
 logging.getLogger("taskiq.receiver.receiver").addFilter(_Mirrored())
+
+
+class _Receiver(Receiver):
+    """TaskIQ's receiver; it also knows what runs, and tells the broker of each message that is dealt with."""
+
+    broker: OneTaskBroker
+
+    def __init__(self, broker: OneTaskBroker, **options: Any) -> None:
+        super().__init__(broker, **options)
+        self.running: set[asyncio.Task[Any]] = set()
+
+    async def callback(self, message: bytes | AckableMessage, raise_err: bool = False) -> None:
+        """Deal with a message, whatever it holds."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - the receiver makes one for each message
+        self.running.add(task)
+        try:
+            await super().callback(message, raise_err)
+        finally:
+            self.running.discard(task)
+            await self.broker.ended()
 
 
 class TaskiqBackend(AsyncBackend):
@@ -94,31 +116,28 @@ class TaskiqBackend(AsyncBackend):
     async def work(self, order: WorkOrder) -> None:
         """See `Backend.work`: TaskIQ's receiver, in this loop."""
         settings: Any = self.context.settings
-        running: set[asyncio.Task[Any] | None] = set()
+        broker = self._broker
 
         async def run(**kwargs: Any) -> None:
-            task = asyncio.current_task()
-            running.add(task)
             try:
                 message = msgspec.convert(kwargs, Message)
-                line = await self.context.aexecute(message)
             except msgspec.ValidationError as error:
                 logger.warning("refused a message that is not ours: %s", error)
                 line = f"not a message of penstock: {error}"
-            finally:
-                running.discard(task)
+            else:
+                line = await self.context.aexecute(message)
             if line is not None and settings.mirror_failures:
                 raise MirroredFailure(line)
 
         with self._told():
-            broker = self._broker
             broker.queues = order.queues
+            broker.concurrency = order.concurrency
             broker.on_ready = order.on_ready
             broker.only(run)
             broker.is_worker_process = True
             await broker.connect()
             self._stopped = asyncio.Event()
-            receiver = Receiver(
+            receiver = _Receiver(
                 broker,
                 validate_params=False,
                 max_async_tasks=order.concurrency,
@@ -131,8 +150,8 @@ class TaskiqBackend(AsyncBackend):
             finally:
                 self._stopped = None
                 # When listening fails, TaskIQ leaves what runs behind.
-                if left := [task for task in running if task is not None]:
-                    await asyncio.wait(left)
+                if receiver.running:
+                    await asyncio.wait(tuple(receiver.running))
 
     async def stop(self) -> None:
         """See `Backend.stop`."""

@@ -1,0 +1,125 @@
+"""An async engine behind synchronous verbs: bodies, forks and stops that cross from one colour to the other."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from penstock import JobQueue, Run, task
+from penstock.core.exceptions import BackendUnavailableError
+from penstock.job.lifecycle import State
+from penstock.testing.conformance import bodies
+from penstock.testing.conformance.bodies import note
+from penstock.testing.conformance.record import Record, write
+from penstock.testing.conformance.waiting import final
+from penstock.testing.harness import CALM, harness_for, wait_until
+
+pytest.importorskip("saq")
+
+
+@task(name="async-engines.submits")
+async def submits(file: str, run: Run) -> str:
+    """A synchronous verb on the loop of the engine."""
+    write(file, "start", "submits", run.job_id, run.attempt)
+    return JobQueue.default().enqueue(note, file=file, label="submitted").id
+
+
+@task(name="async-engines.blocks")
+async def blocks(file: str, gate: str, run: Run) -> None:
+    """What an async body must not do."""
+    write(file, "start", "blocks", run.job_id, run.attempt)
+    until = time.monotonic() + 20
+    while not Path(gate).exists() and time.monotonic() < until:  # noqa: ASYNC240 - that is the point
+        time.sleep(0.01)  # noqa: ASYNC251
+
+
+@pytest.fixture
+def queue(redis_url, tmp_path):
+    harness = harness_for(f"saq+{redis_url}")(tmp_path)
+    made = harness.queue(f"sqlite:///{tmp_path}/ledger.db", tasks=(bodies.MODULE,), sweep=CALM)
+    JobQueue.set_default(made)
+    yield made
+    JobQueue.set_default(None)
+    harness.reset()
+    made.close()
+
+
+@pytest.fixture
+def record(tmp_path) -> Record:
+    return Record(tmp_path)
+
+
+def test_an_async_body_may_call_a_synchronous_verb(queue, record):
+    with queue.worker(concurrency=2):
+        first = queue.enqueue(submits, file=record.file)
+        second = queue.job(first.result(20))
+        assert final(queue, second).state is State.SUCCEEDED
+
+
+def test_a_body_that_blocks_its_loop_does_not_hold_up_publishing(queue, record):
+    with queue.worker(concurrency=2):
+        job = queue.enqueue(blocks, file=record.file, gate=str(record.gate()))
+        record.wait_started()
+        queue.enqueue(note, file=record.file, queue="elsewhere")
+        assert queue.gateway.depth("elsewhere") == 1
+        record.open_gate()
+        assert final(queue, job).state is State.SUCCEEDED
+
+
+def test_a_stop_returns_at_once_while_a_body_blocks_the_loop(queue, record):
+    with queue.worker(concurrency=2):
+        job = queue.enqueue(blocks, file=record.file, gate=str(record.gate()))
+        record.wait_started()
+        began = time.monotonic()
+        queue.gateway.stop()
+        assert time.monotonic() - began < 1.0
+        record.open_gate()
+        assert final(queue, job).state is State.SUCCEEDED
+
+
+def test_stops_from_many_threads_are_one(queue):
+    worker = queue.worker(concurrency=2)
+    worker.start()
+    threads = [threading.Thread(target=queue.gateway.stop) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    worker.stop()
+    queue.gateway.stop()
+
+
+def test_a_worker_can_be_started_again(queue, record):
+    for label in ("first", "second"):
+        with queue.worker(concurrency=2):
+            assert queue.enqueue(note, file=record.file, label=label).result(20) == label
+
+
+def test_a_forked_child_publishes_by_connections_of_its_own(queue, record):
+    queue.enqueue(note, file=record.file)
+    child = os.fork()
+    if child == 0:
+        try:
+            queue.enqueue(note, file=record.file)
+        finally:
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    wait_until(lambda: queue.gateway.depth("default") == 2)
+    queue.enqueue(note, file=record.file)
+    assert queue.gateway.depth("default") == 3
+
+
+@pytest.mark.parametrize(
+    "url", ["saq+redis://127.0.0.1:1/0", "arq+redis://127.0.0.1:1/0", "taskiq+redis://127.0.0.1:1/0"]
+)
+def test_a_worker_whose_engine_is_down_says_so_at_its_start(tmp_path, url):
+    pytest.importorskip(url.partition("+")[0])
+    with (
+        JobQueue(url, ledger="memory://", root=tmp_path) as cut_off,
+        pytest.raises(BackendUnavailableError, match="cannot be reached"),
+    ):
+        cut_off.worker().start()
