@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from arq.connections import ArqRedis
 from arq.constants import in_progress_key_prefix
+from arq.utils import timestamp_ms
 from arq.worker import Function, Worker
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -28,6 +29,21 @@ logger = logging.getLogger("penstock.backends.arq")
 _NEVER_S = 10**9
 OUTAGES = (RedisConnectionError, RedisTimeoutError, OSError)
 """What redis-py raises when trying again may help."""
+
+
+# What ARQ's worker does for each message, for many at once: whoever sets its lock has it.
+_TAKE = """
+local taken = {}
+local left = tonumber(ARGV[4])
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[2], 'LIMIT', 0, ARGV[3])) do
+    if left == 0 then break end
+    if redis.call('SET', ARGV[1] .. id, '1', 'NX', 'PX', ARGV[5]) then
+        taken[#taken + 1] = id
+        left = left - 1
+    end
+end
+return taken
+"""
 
 
 class _Mirrored(logging.Filter):
@@ -84,40 +100,37 @@ class QueueWorker(Worker):
         self.functions = _AnyName(self.functions)
         self.in_progress_timeout_s = settings.lock_s
 
-    @property
-    def job_counter(self) -> int:
-        """ARQ's count of what it runs, here of all queues together."""
-        return self._slots.held
-
-    @job_counter.setter
-    def job_counter(self, held: int) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        # ARQ's constructor sets it to 0, which it is: workers are made before any of them runs.
-        self._slots.held = held
-
-    async def start_jobs(self, job_ids: list[bytes]) -> None:
-        """Start what can be started, in order; ARQ's own ends the worker at an id that is no text."""
-        sound: list[bytes] = []
-        for job_id in job_ids:
-            try:
-                job_id.decode()
-            except UnicodeDecodeError:
-                logger.warning("refused a message that is not ours: its id is %r", job_id)
-                await self.pool.zrem(self.queue_name, job_id)
-            else:
-                sound.append(job_id)
-        running = [job_id for job_id in sound if job_id.decode() not in self.tasks]
-        await super().start_jobs(running)
-
-    def _release_sem_dec_counter_on_complete(self) -> None:
-        super()._release_sem_dec_counter_on_complete()
-        self._slots.changed.set()
-
     async def look(self) -> None:
-        """Take what may be taken now, and raise what an ended task could not tell Redis."""
-        await self._poll_iteration()
+        """Take what there is room for, in one trip (ARQ's own takes three for each), and start it.
 
-    async def heart_beat(self) -> None:
-        """Neither crons nor a health record at each look; see `Workers`."""
+        Raises what an ended task could not tell Redis.
+        """
+        for job_id, task in list(self.tasks.items()):
+            if task.done():
+                del self.tasks[job_id]
+                task.result()
+        free = self.max_jobs - self._slots.held
+        if free <= 0:
+            return
+        lock_ms = int(self.in_progress_timeout_s * 1000)
+        found: list[bytes] = await self.pool.eval(  # type: ignore[misc]
+            _TAKE, 1, self.queue_name, in_progress_key_prefix, timestamp_ms(), self.queue_read_limit, free, lock_ms
+        )
+        for taken in found:
+            try:
+                job_id = taken.decode()
+            except UnicodeDecodeError:
+                logger.warning("refused a message that is not ours: its id is %r", taken)
+                await self.pool.zrem(self.queue_name, taken)
+                continue
+            self._slots.held += 1
+            task = self.loop.create_task(self.run_job(job_id, timestamp_ms()))
+            task.add_done_callback(self._make_room)
+            self.tasks[job_id] = task
+
+    def _make_room(self, _task: asyncio.Task[Any]) -> None:
+        self._slots.held -= 1
+        self._slots.changed.set()
 
     async def renew(self) -> None:
         """Keep the messages of running jobs from other workers."""
