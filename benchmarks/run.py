@@ -154,7 +154,7 @@ def plain_huey(path: Path, count: int, threads: int) -> float:
     """Jobs a second of Huey alone, with the storage class, the settings and the consumer that penstock uses."""
     from huey import Huey
 
-    from penstock.backends.huey.queue import _Json, _QuietConsumer
+    from penstock.backends.huey.engine import QuietConsumer, _Json
     from penstock.backends.huey.storage import QueueStorage
 
     done = threading.Semaphore(0)
@@ -168,7 +168,7 @@ def plain_huey(path: Path, count: int, threads: int) -> float:
         [("plain", huey.serialize_task(noop.task_class((n,), {})), 0, str(n)) for n in range(count)]
     )
     huey.storage.listen(["plain"])
-    consumer = _QuietConsumer(huey, workers=threads, periodic=False, initial_delay=0.005, max_delay=0.1, backoff=1.5)
+    consumer = QuietConsumer(huey, workers=threads, periodic=False, initial_delay=0.005, max_delay=0.1, backoff=1.5)
     started = time.perf_counter()
     consumer.start()
     thread = threading.Thread(target=consumer.run_until_stopped)
