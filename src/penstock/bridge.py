@@ -19,7 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 from penstock.body import Cause, Interrupt
-from penstock.core.base import AsyncBackend, Backend, WorkOrder
+from penstock.core.base import AsyncBackend, Backend, Finding, WorkOrder
 from penstock.core.capabilities import Capabilities
 from penstock.job.models import Message
 
@@ -181,6 +181,10 @@ class Bridged(Backend):
     def depth(self, queue: str) -> int:
         """See `Backend.depth`."""
         return portal().call(self.backend.depth(queue))
+
+    def inspect(self, queues: Sequence[str]) -> Sequence[Finding]:
+        """See `Backend.inspect`."""
+        return portal().call(self.backend.inspect(queues))
 
     def work(self, order: WorkOrder) -> None:
         """See `Backend.work`."""

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from penstock import bridge, registry
-from penstock.core.base import BackendContext, WorkOrder
+from penstock.core.base import BackendContext, Finding, WorkOrder
 from penstock.core.capabilities import Capabilities, Support
 from penstock.core.exceptions import BackendError, ConfigError, PenstockError, UnsupportedError
 from penstock.core.secrets import mask_url
@@ -97,6 +97,14 @@ class Gateway:
             raise UnsupportedError(self.scheme, "depth")
         with self._told():
             return self._backend.depth(queue)
+
+    def inspect(self, queues: Sequence[str]) -> list[Finding]:
+        """Look at the broker for what may lose messages. Never raises: what goes wrong is a finding."""
+        try:
+            with self._told():
+                return list(self._backend.inspect(queues))
+        except PenstockError as error:
+            return [Finding(name="server", level="error", told=mask_url(str(error)))]
 
     @property
     def in_process(self) -> bool:

@@ -9,7 +9,7 @@ import pluggy
 
 from penstock.core import hookspecs
 from penstock.core.base import AsyncBackend, Backend
-from penstock.core.exceptions import BackendNotInstalledError, ConfigError, UnknownBackendError
+from penstock.core.exceptions import BackendNotInstalledError, ConfigError, UnknownBackendError, UnsupportedError
 
 AnyBackendClass = type[Backend] | type[AsyncBackend]
 
@@ -62,11 +62,14 @@ def for_url(url: str) -> tuple[AnyBackendClass, str]:
 
     Raises:
         UnknownBackendError: the backend, or this transport of it, is unknown; lists those there are.
+        UnsupportedError: its engine cannot serve this transport; says what to use instead.
     """
     scheme, separator, _ = url.partition("://")
     if not separator:
         raise ConfigError(f"{url!r} is not a backend URL; write 'huey+sqlite:///path', 'inline://', ...")
     found = backend_class(scheme.partition("+")[0])
+    if why := found.refused.get(scheme):
+        raise UnsupportedError(scheme.partition("+")[0], scheme.partition("+")[2], f" {why}")
     if scheme not in found.schemes:
         raise UnknownBackendError(scheme, found.schemes)
     return found, scheme

@@ -144,7 +144,7 @@ def test_a_server_that_keeps_its_rows_is_not_warned_of(private):
 
 def test_a_cluster_is_refused(private):
     url = private("--cluster-enabled", "yes")
-    with pytest.raises(ConfigError, match="Redis Cluster"):
+    with pytest.raises(ConfigError, match="node of a cluster"):
         open_ledger(url)
 
 

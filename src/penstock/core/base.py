@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import msgspec
 
@@ -29,6 +29,17 @@ if TYPE_CHECKING:
         Submission,
         WorkerInfo,
     )
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """What a look at a server found, for `penstock doctor`: one thing, whether it is well, and what to do if not."""
+
+    name: str
+    """A word or two, one of its kind in an answer: ``server``, ``memory``, ``disk``, ``clock``."""
+    level: Literal["ok", "warning", "error"]
+    """``error``: jobs cannot run, or are being lost; ``warning``: they may be."""
+    told: str
+    hint: str = ""
 
 
 # -- backends ---------------------------------------------------------------------------------------------------
@@ -72,6 +83,8 @@ class _AnyBackend(ABC):
     name: ClassVar[str]
     schemes: ClassVar[tuple[str, ...]]
     """The URL schemes it answers to, such as ``huey+sqlite``."""
+    refused: ClassVar[Mapping[str, str]] = {}
+    """Schemes that users may expect and the engine cannot serve, each with the reason and what to use instead."""
     settings_type: ClassVar[type[msgspec.Struct]]
 
     def __init__(self, context: BackendContext) -> None:
@@ -102,6 +115,14 @@ class Backend(_AnyBackend):
     @abstractmethod
     def depth(self, queue: str) -> int:
         """Count the messages that wait in a queue (not those that a worker holds)."""
+
+    def inspect(self, queues: Sequence[str]) -> Sequence[Finding]:
+        """Look at the broker for what may lose messages. Optional.
+
+        Raises nothing: a broker that does not answer, or falls silent, is told within a few seconds as a finding
+        named ``server`` of level ``error``. Changes nothing there, and tells no password.
+        """
+        return ()
 
     @abstractmethod
     def work(self, order: WorkOrder) -> None:
@@ -140,6 +161,10 @@ class AsyncBackend(_AnyBackend):
     @abstractmethod
     async def depth(self, queue: str) -> int:
         """See `Backend.depth`."""
+
+    async def inspect(self, queues: Sequence[str]) -> Sequence[Finding]:
+        """See `Backend.inspect`."""
+        return ()
 
     @abstractmethod
     async def work(self, order: WorkOrder) -> None:
@@ -272,6 +297,10 @@ class Ledger(ABC):
     @abstractmethod
     def workers(self, *, seen_within_s: float = 60.0) -> list[WorkerInfo]:
         """List the workers seen lately."""
+
+    def inspect(self) -> Sequence[Finding]:
+        """Look at the store for what may lose jobs, as `Backend.inspect` does."""
+        return ()
 
     @abstractmethod
     def close(self) -> None:

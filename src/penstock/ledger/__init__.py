@@ -8,11 +8,12 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
 from penstock.core.exceptions import ConfigError, did_you_mean
+from penstock.servers.redis_url import SCHEMES as REDIS_SCHEMES
 
 if TYPE_CHECKING:
     from penstock.core.base import Ledger
 
-SCHEMES = ("memory", "sqlite", "postgres", "postgresql", "redis", "rediss", "unix")
+SCHEMES = ("memory", "sqlite", "postgres", "postgresql", *REDIS_SCHEMES)
 
 
 def open_ledger(
@@ -28,7 +29,8 @@ def open_ledger(
     Args:
         url: ``memory://`` (each call its own), ``sqlite:///relative.db``, ``sqlite:////absolute.db``,
             ``postgres://user:password@host/database`` with what libpq takes and ``schema=`` in the query, or
-            ``redis://host:6379/0`` (also ``rediss://`` and ``unix:///socket``) with ``namespace=`` in the query.
+            ``redis://host:6379/0`` (also with TLS, a socket, sentinels, a cluster: see `servers.redis_url`) with
+            ``namespace=`` in the query.
         durability: for SQLite: ``normal`` survives the death of any process; ``full`` also a power cut, at a price.
             A server has settings of its own for that.
         unsafe_network_fs: Open a SQLite file on a network file system all the same.
@@ -66,7 +68,7 @@ def open_ledger(
         with _installed("psycopg", "postgres"):
             from penstock.ledger.postgres import PostgresLedger
         return PostgresLedger(url, namespace=namespace, clock=clock)
-    if scheme in ("redis", "rediss", "unix"):
+    if scheme in REDIS_SCHEMES:
         with _installed("redis", "redis"):
             from penstock.ledger.redis import RedisLedger
         return RedisLedger(url, namespace=namespace, clock=clock)

@@ -19,6 +19,7 @@ from redis.retry import Retry
 from penstock.core.exceptions import ConfigError, LedgerError, LedgerUnavailableError
 from penstock.core.secrets import mask_url
 from penstock.ledger.redis_lua import Script
+from penstock.servers import redis_client
 
 T = TypeVar("T")
 
@@ -53,7 +54,8 @@ class RedisServer:
     A call whose connection breaks is sent again: each script's guards make the second one harmless.
 
     Raises:
-        ConfigError: the URL is wrong, the server evicts keys, is too old, or is a node of a cluster.
+        ConfigError: the URL is wrong, the server evicts keys, is too old, or is a node of a cluster that the URL
+            does not tell of.
         LedgerUnavailableError: it does not answer.
 
     Warns:
@@ -68,17 +70,19 @@ class RedisServer:
         self.prefix = f"{{{namespace}}}:"
         self._closed = False
         try:
-            self._client = redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
-                address,
-                socket_timeout=10,
-                socket_connect_timeout=5,
-                health_check_interval=30,
-                retry=Retry(NoBackoff(), 0),  # `call` tries again, and tells its work so
-                **({} if address.startswith("unix:") else {"socket_keepalive": True}),
+            self._client = redis.Redis.from_pool(
+                redis_client.pool(
+                    address,
+                    namespace=namespace,
+                    connect_timeout_s=5,
+                    socket_timeout=10,
+                    health_check_interval=30,
+                    retry=Retry(NoBackoff(), 0),  # `call` tries again, and tells its work so
+                )
             )
-            self._look()
         except ValueError as error:
             raise ConfigError(f"ledger {self.url}: {error}; write redis://host:6379/0") from error
+        self._look()
 
     def call(self, work: Callable[[Any, bool], T]) -> T:
         """Let ``work(client, again)`` ask the server; ``again``: an earlier try may have been carried out unheard."""
@@ -144,8 +148,6 @@ class RedisServer:
         version = str(info.get("redis_version", "5.0"))
         if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
             raise ConfigError(f"ledger {self.url}: Redis {version} is too old; 5.0 is needed")
-        if info.get("cluster_enabled"):
-            raise ConfigError(f"ledger {self.url} is a Redis Cluster; the ledger needs a single server, or postgres://")
         policy = str(info.get("maxmemory_policy", ""))
         if policy.startswith(_EVICTS):
             raise ConfigError(
@@ -163,6 +165,8 @@ class RedisServer:
     def _told(self) -> Generator[None]:
         try:
             yield
+        except redis_client.ClusterNodeError as error:
+            raise ConfigError(f"ledger {self.url}: {error}") from error
         except redis.exceptions.OutOfMemoryError as error:
             hint = "this Redis has no memory left; raise its maxmemory, or keep less history"
             raise LedgerUnavailableError(f"ledger {self.url}: {mask_url(str(error))}; {hint}") from error

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import msgspec
 from arq.connections import ArqRedis
 from arq.constants import in_progress_key_prefix, job_key_prefix
-from redis.asyncio import ConnectionPool
 
 from penstock.backends.arq.config import ArqSettings
 from penstock.backends.arq.worker import OUTAGES, Workers, encode
@@ -22,6 +21,9 @@ from penstock.core.capabilities import Capabilities, Support
 from penstock.core.exceptions import BackendError, BackendUnavailableError, ConfigError
 from penstock.core.secrets import mask_url
 from penstock.job.models import Message
+from penstock.servers import redis_client
+from penstock.servers.redis_url import SCHEMES as REDIS_SCHEMES
+from penstock.servers.redis_url import key_namespace
 
 _KEPT_MS = 365 * 24 * 3600 * 1000
 """ARQ forgets a message after a day; a sweep would publish it again, but it may as well stay."""
@@ -56,7 +58,7 @@ class ArqBackend(AsyncBackend):
     """Jobs carried by ARQ on Redis."""
 
     name: ClassVar[str] = "arq"
-    schemes: ClassVar[tuple[str, ...]] = ("arq+redis", "arq+rediss")
+    schemes: ClassVar[tuple[str, ...]] = tuple(f"arq+{scheme}" for scheme in REDIS_SCHEMES)
     settings_type: ClassVar[type[msgspec.Struct]] = ArqSettings
 
     _workers: Workers | None = None
@@ -73,30 +75,35 @@ class ArqBackend(AsyncBackend):
             persistent=Support.NATIVE,
         )
 
+    @property
+    def _url(self) -> str:
+        return self.context.url.partition("+")[2]
+
+    @property
+    def _namespace(self) -> str:
+        return key_namespace(self._url, self.context.namespace)
+
     @cached_property
     def _redis(self) -> ArqRedis:
         settings: Any = self.context.settings
         try:
-            pool: Any = ConnectionPool.from_url(
-                self.context.url.partition("+")[2],
-                socket_timeout=None,  # redis-py 8 would let reads time out after 5 s
-                socket_connect_timeout=settings.connect_timeout_s,
-                socket_keepalive=True,
+            pool = redis_client.async_pool(
+                self._url, namespace=self._namespace, connect_timeout_s=settings.connect_timeout_s
             )
         except ValueError as error:
             raise ConfigError(f"{mask_url(self.context.url)}: {error}") from error
         return ArqRedis(pool, job_serializer=encode, job_deserializer=msgspec.json.decode)
 
     def _queue(self, queue: str) -> str:
-        return f"arq:{self.context.namespace}:{queue}"
+        return f"arq:{self._namespace}:{queue}"
 
     def _id(self, message_id: str) -> str:
         # ARQ's ids are one in the whole database, whichever project's.
-        return f"{self.context.namespace}:{message_id}"
+        return f"{self._namespace}:{message_id}"
 
     @property
     def _known(self) -> str:
-        return f"penstock:{self.context.namespace}:arq-queues"
+        return f"penstock:{self._namespace}:arq-queues"
 
     async def publish(self, messages: Sequence[Message]) -> None:
         """See `Backend.publish`: ARQ's own writes, in one transaction for all."""

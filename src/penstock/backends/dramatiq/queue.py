@@ -14,6 +14,7 @@ from penstock.core.capabilities import Capabilities, Support
 from penstock.core.exceptions import BackendNotInstalledError
 from penstock.core.secrets import mask_url
 from penstock.job.models import Message
+from penstock.servers.redis_url import SCHEMES as REDIS_SCHEMES
 
 
 class _Broker(Protocol):
@@ -35,7 +36,7 @@ class DramatiqBackend(Backend):
 
     name: ClassVar[str] = "dramatiq"
     schemes: ClassVar[tuple[str, ...]] = (
-        "dramatiq+redis", "dramatiq+rediss", "dramatiq+unix", "dramatiq+amqp", "dramatiq+amqps",
+        *(f"dramatiq+{scheme}" for scheme in REDIS_SCHEMES), "dramatiq+amqp", "dramatiq+amqps",
     )  # fmt: skip
     settings_type: ClassVar[type[msgspec.Struct]] = DramatiqSettings
 

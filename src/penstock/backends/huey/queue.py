@@ -30,19 +30,23 @@ from penstock.core.exceptions import (
 )
 from penstock.core.secrets import mask_url
 from penstock.job.models import Message
+from penstock.servers.redis_url import SCHEMES as REDIS_SCHEMES
+from penstock.servers.redis_url import key_namespace
 
 
 class HueyBackend(Backend):
     """Jobs carried by Huey in a SQLite file or on Redis. Threads of one process; several processes may share both."""
 
     name: ClassVar[str] = "huey"
-    schemes: ClassVar[tuple[str, ...]] = ("huey+sqlite", "huey+redis", "huey+rediss", "huey+unix")
+    schemes: ClassVar[tuple[str, ...]] = ("huey+sqlite", *(f"huey+{scheme}" for scheme in REDIS_SCHEMES))
     settings_type: ClassVar[type[msgspec.Struct]] = HueySettings
 
     def __init__(self, context: BackendContext) -> None:
         """Raises `ConfigError` for a URL without a path, or that redis-py cannot read."""
+        url = context.url.partition("+")[2]
+        context = msgspec.structs.replace(context, namespace=key_namespace(url, context.namespace))
         super().__init__(context)
-        transport, _, rest = context.url.partition("+")[2].partition("://")
+        transport, _, rest = url.partition("://")
         self._storage: Callable[..., Any]
         if transport == "sqlite":
             self._where = rest.removeprefix("/")
@@ -51,7 +55,7 @@ class HueyBackend(Backend):
             self._storage, self._told = partial(_sqlite, self._where, context.settings), partial(_told, self._where)
         else:
             self._where = mask_url(context.url)
-            self._storage, told = _redis(f"{transport}://{rest}", context)
+            self._storage, told = _redis(url, context)
             self._told = partial(told, self._where)
         self._consumer: Consumer | None = None
         self._opened: OneTaskHuey | None = None

@@ -24,6 +24,7 @@ import redis
 from huey.storage import PriorityRedisStorage
 
 from penstock.core.exceptions import BackendError, BackendUnavailableError, ConfigError
+from penstock.servers import redis_client
 
 logger = logging.getLogger("penstock.backends.huey")
 
@@ -68,12 +69,7 @@ class RedisQueueStorage(PriorityRedisStorage):
     def __init__(self, name: str, url: str, *, block_s: float, connect_timeout_s: float) -> None:
         """Raises `ConfigError` for a URL that redis-py cannot read; opens nothing."""
         try:
-            pool = redis.ConnectionPool.from_url(
-                url,
-                socket_timeout=None,  # redis-py 8 sets 5 s, which would end a blocking read
-                socket_connect_timeout=connect_timeout_s,
-                socket_keepalive=True,
-            )
+            pool = redis_client.pool(url, namespace=name, connect_timeout_s=connect_timeout_s)
         except ValueError as error:
             raise ConfigError(f"huey+redis: {error}") from None
         super().__init__(name, clean_name=False, connection_pool=pool)
