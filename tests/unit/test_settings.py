@@ -261,6 +261,7 @@ def test_an_empty_variable_counts_as_not_set(home):
     [
         "PENSTOCK_FAIL",
         "PENSTOCK_REQUIRE_SERVICES",
+        "PENSTOCK_TEST_SERVERS",
         "PENSTOCK_LOG",
         "PENSTOCK_LOG_LEVEL",
         "PENSTOCK_SERVICE_HOST",

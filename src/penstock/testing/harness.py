@@ -19,6 +19,7 @@ import msgspec
 
 from penstock.client import JobQueue
 from penstock.core.config import Config, LeaseConfig, SweepConfig, WorkerConfig
+from penstock.testing import services
 
 if TYPE_CHECKING:
     import pytest
@@ -161,6 +162,7 @@ class Harness(ABC):
     """One engine, as the suite meets it. A new one is made for each test, in an empty folder."""
 
     name: ClassVar[str]
+    needs_server: ClassVar[bool] = False
     unreachable_url: str | None = None
     """A URL of the same backend at which no engine is; None where that cannot be."""
 
@@ -213,36 +215,6 @@ class Harness(ABC):
             self.stop_worker(worker)
 
 
-class InlineHarness(Harness):
-    """``inline://``."""
-
-    name = "inline"
-
-    @property
-    def url(self) -> str:
-        """See `Harness.url`."""
-        return "inline://"
-
-
-class EmbeddedHarness(Harness):
-    """``huey+sqlite``, the embedded default, in the test's own folder."""
-
-    name = "embedded"
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.unreachable_url = f"huey+sqlite:///{_below_a_file(folder)}/queue.db"
-
-    @property
-    def url(self) -> str:
-        """See `Harness.url`."""
-        return f"huey+sqlite:///{self.folder / 'queue.db'}"
-
-
-HARNESSES: tuple[type[Harness], ...] = (InlineHarness, EmbeddedHarness)
-LEDGERS: tuple[str, ...] = ("memory://", "sqlite:///{folder}/ledger.db")
-
-
 def _below_a_file(folder: Path) -> Path:
     """Return a path that cannot exist, as root neither: a folder within a file."""
     file = folder / "not-a-folder"
@@ -250,24 +222,50 @@ def _below_a_file(folder: Path) -> Path:
     return file
 
 
-def harness_for(template: str) -> type[Harness]:
-    """Return a harness for any backend URL; ``{folder}`` in it is the test's own folder."""
+def filled(template: str, folder: Path) -> str:
+    """Fill a URL template: ``{folder}`` is the test's own, ``{redis}`` and its like the URLs of private servers."""
+    for name in servers_of(template):
+        template = template.replace(f"{{{name}}}", services.url(name))
+    return template.replace("{folder}", str(folder))
+
+
+def servers_of(template: str) -> list[str]:
+    """List the servers that a URL template names."""
+    return [name for name in services.NAMES if f"{{{name}}}" in template]
+
+
+def not_here(template: str) -> str | None:
+    """Say why what a URL template names cannot be tested here, or return None."""
+    return next((why for name in servers_of(template) if (why := services.available(name)) is not None), None)
+
+
+def harness_for(template: str, *, called: str = "") -> type[Harness]:
+    """Return a harness for any backend URL, which may be a template as in `filled`: ``"rq+{redis}"``.
+
+    ``called`` is its name in reports; default: the URL's scheme.
+    """
 
     class UrlHarness(Harness):
-        name = template.partition("://")[0]
+        name = called or template.partition("://")[0]
+        needs_server = bool(servers_of(template))
 
         def __init__(self, folder: Path) -> None:
             super().__init__(folder)
-            parts = urlsplit(template)
+            self._url = filled(template, folder)
+            parts = urlsplit(self._url)
             if "{folder}" in template:
                 self.unreachable_url = template.replace("{folder}", str(_below_a_file(folder)))
             elif parts.hostname:
                 # Port 1 is reserved (tcpmux) and served nowhere: the connection is refused at once.
                 self.unreachable_url = urlunsplit(parts._replace(netloc="127.0.0.1:1"))
 
+        @classmethod
+        def available(cls) -> str | None:
+            return not_here(template)
+
         @property
         def url(self) -> str:
-            return template.replace("{folder}", str(self.folder))
+            return self._url
 
     return UrlHarness
 
@@ -283,11 +281,16 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("penstock conformance")
     group.addoption(
         "--backend", action="append", default=[], metavar="URL",
-        help="a backend to test ({folder}: each test's own folder); may be repeated; default: the built-in ones",
+        help="a backend to test; may be repeated; in it {folder} is each test's own folder, {redis}, {postgres}, "
+        "{nats} and {rabbitmq} are private servers; default: every transport that is installed",
     )  # fmt: skip
     group.addoption(
         "--ledger", action="append", default=[], metavar="URL",
-        help="a ledger to test it on ({folder} as above); may be repeated; default: memory and SQLite",
+        help="a ledger to test it on ({folder} and so on as above); may be repeated; default: all where no server is "
+        "needed, SQLite and one other elsewhere",
+    )  # fmt: skip
+    group.addoption(
+        "--every-ledger", action="store_true", help="test every transport on every ledger",
     )  # fmt: skip
     group.addoption(
         "--harness", action="append", default=[], metavar="MODULE:CLASS",

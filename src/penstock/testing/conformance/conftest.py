@@ -2,51 +2,54 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from penstock.testing import services
 from penstock.testing.conformance import bodies
+from penstock.testing.conformance.closing import ClosingTable, ledger_name, tell_pair
 from penstock.testing.conformance.record import Record
 from penstock.testing.harness import (
-    HARNESSES,
-    LEDGERS,
     Harness,
     WorkerProcess,
     WorkerThread,
+    filled,
     harness_for,
     named_harness,
+    not_here,
+    servers_of,
 )
+from penstock.testing.transports import LEDGERS, MEMORY, SQLITE, ledgers_for, transports
 
 if TYPE_CHECKING:
     from penstock.client import JobQueue
 
-_REQUIRE = "PENSTOCK_REQUIRE_SERVICES"
-"""Set to 1 where everything is said to be there: what is missing fails then, and is skipped otherwise."""
+_HARNESSES = pytest.StashKey[tuple[list[type[Harness]], dict[str, str]]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the suite's marker."""
+    """Register the suite's markers; start the servers where several processes will share them."""
     config.addinivalue_line("markers", "capability(flag): the test says what a capability flag means")
+    config.addinivalue_line("markers", "servers: the test needs a server")
+    services.share_in(config)
+    if not hasattr(config, "workerinput"):  # under pytest-xdist only the one that gathers the reports tells
+        config.pluginmanager.register(ClosingTable(*_harnesses(config)), "penstock-closing-table")
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say what could not be tested here: an engine that is missing must not look like one that passed."""
-    missing = {found.name: why for found in _harnesses(config) if (why := found.available()) is not None}
-    tested = ", ".join(found.name for found in _harnesses(config) if found.name not in missing)
-    terminalreporter.write_line(f"conformance: tested {tested or 'nothing'}; missing: {_told_missing(missing)}")
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Let the closing table know where a test ran."""
+    tell_pair(item)
 
 
-def _told_missing(missing: dict[str, str]) -> str:
-    return "; ".join(f"{name} ({why})" for name, why in missing.items()) or "nothing"
-
-
-def _harnesses(config: pytest.Config) -> list[type[Harness]]:
-    urls, named = _told(config, "--backend"), _told(config, "--harness")
-    return [*map(harness_for, urls), *map(named_harness, named)] or list(HARNESSES)
+def _harnesses(config: pytest.Config) -> tuple[list[type[Harness]], dict[str, str]]:
+    if _HARNESSES not in config.stash:
+        urls, named = _told(config, "--backend"), _told(config, "--harness")
+        told = [*map(harness_for, urls), *map(named_harness, named)]
+        config.stash[_HARNESSES] = (told, {}) if told else transports()
+    return config.stash[_HARNESSES]
 
 
 def _told(config: pytest.Config, option: str) -> list[str]:
@@ -58,25 +61,35 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test on every pair of engine and ledger that it can mean something for."""
     if "where" not in metafunc.fixturenames:
         return
-    ledgers = _told(metafunc.config, "--ledger") or list(LEDGERS)
-    if "start_process" in metafunc.fixturenames:
-        # A ledger in memory belongs to one process.
-        ledgers = [url for url in ledgers if not url.startswith("memory:")] or [LEDGERS[-1]]
+    config = metafunc.config
+    harnesses, _ = _harnesses(config)
+    chosen = ledgers_for(harnesses)
     pairs: list[Any] = []
-    for harness in _harnesses(metafunc.config):
-        why_not = None if os.environ.get(_REQUIRE) == "1" else harness.available()
-        marks = [pytest.mark.skip(reason=f"{harness.name}: {why_not}")] if why_not else []
-        pairs.extend(
-            pytest.param((harness, url), id=f"{harness.name}-{url.partition(':')[0]}", marks=marks) for url in ledgers
-        )
+    for harness in harnesses:
+        ledgers: Sequence[str] = _told(config, "--ledger") or chosen[harness]
+        if config.getoption("--every-ledger", default=False):
+            ledgers = LEDGERS
+        if "start_process" in metafunc.fixturenames:
+            # A ledger in memory belongs to one process.
+            ledgers = [url for url in ledgers if url != MEMORY] or [SQLITE]
+        pairs.extend(_pair(harness, ledger) for ledger in ledgers)
     metafunc.parametrize("where", pairs)
+
+
+def _pair(harness: type[Harness], ledger: str) -> Any:
+    marks: list[Any] = []
+    if harness.needs_server or servers_of(ledger):
+        marks.append(pytest.mark.servers)
+    if (why_not := None if services.required() else harness.available() or not_here(ledger)) is not None:
+        marks.append(pytest.mark.skip(reason=f"{harness.name}: {why_not}"))
+    return pytest.param((harness, ledger), id=f"{harness.name}-{ledger_name(ledger)}", marks=marks)
 
 
 @pytest.fixture
 def harness(where: tuple[type[Harness], str], tmp_path: Path) -> Iterator[Harness]:
     """The engine under test, empty."""
     if (why_not := where[0].available()) is not None:
-        pytest.fail(f"{where[0].name} is required here ({_REQUIRE}=1) and missing: {why_not}")
+        pytest.fail(f"{where[0].name} is required here (PENSTOCK_REQUIRE_SERVICES=1) and missing: {why_not}")
     made = where[0](tmp_path)
     yield made
     made.reset()
@@ -88,8 +101,7 @@ def open_queue(harness: Harness, where: tuple[type[Harness], str], tmp_path: Pat
     opened: list[JobQueue] = []
 
     def make(*, ledger: str = where[1], **changes: Any) -> JobQueue:
-        url = ledger.replace("{folder}", str(tmp_path))
-        made = harness.queue(url, **{"tasks": (bodies.MODULE,), **changes})
+        made = harness.queue(filled(ledger, tmp_path), **{"tasks": (bodies.MODULE,), **changes})
         opened.append(made)
         return made
 
