@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import zlib
 
 import pytest
 import redis
@@ -12,7 +14,11 @@ from rq.serializers import JSONSerializer
 from rq.suspension import resume, suspend
 from rq.worker import Worker as NativeWorker
 
+from penstock.backends.rq.queue import native_id
+from penstock.client import PublishWarning
+from penstock.core.exceptions import BackendError
 from penstock.gateway import message_for, message_ids
+from penstock.handle import CancelOutcome
 from penstock.job.lifecycle import State
 from penstock.testing.conformance import bodies
 from penstock.testing.conformance.bodies import flaky, hold, note
@@ -148,7 +154,7 @@ def test_an_attempt_whose_worker_was_killed_is_shown_as_failed(open_queue, broke
     worker.kill()
     harness.start_worker(queue, queues=["default"])
     wait_until(lambda: fetch(broker, job).get_status() == "failed", what="RQ shows it as failed")
-    assert "lost" in fetch(broker, job).latest_result().exc_string
+    assert "AbandonedJobError" in fetch(broker, job).latest_result().exc_string
     record.open_gate()
 
 
@@ -220,6 +226,29 @@ def test_nothing_is_left_at_rq_after_a_short_while(open_queue, broker, harness, 
     wait_until(lambda: not any(broker.zcard(r.key) for r in registries), what="no registry holds anything")
 
 
+def test_rq_keeps_the_newest_attempts_and_no_more_than_it_is_to_show(open_queue, broker, harness, record):
+    queue = open_queue(shown=5)
+    harness.start_worker(queue, concurrency=1)
+    jobs = queue.enqueue_many([note.call(file=record.file) for _ in range(12)])
+    jobs += queue.enqueue_many([flaky.call(file=record.file, failures=9) for _ in range(12)])
+    all_final(queue, jobs)
+    newest = [[f"{job.id}_1" for job in group[-5:]] for group in (jobs[:12], jobs[12:])]
+    default = native(queue, broker)
+    wait_until(lambda: default.failed_job_registry.get_job_ids() == newest[1])
+    assert default.finished_job_registry.get_job_ids() == newest[0]
+    left = {key for job in jobs for key in (f"rq:job:{job.id}_1", f"rq:results:{job.id}_1") if broker.exists(key)}
+    assert left == {f"rq:job:{one}" for group in newest for one in group} | {f"rq:results:{one}" for one in newest[1]}
+
+
+def test_what_is_over_leaves_rq_also_where_no_worker_is_left(open_queue, broker, harness, record):
+    queue = open_queue(result_ttl_s=1, failure_ttl_s=1)
+    worker = harness.start_worker(queue)
+    jobs = queue.enqueue_many([note.call(file=record.file), flaky.call(file=record.file, failures=9)])
+    all_final(queue, jobs)
+    worker.stop()
+    wait_until(lambda: broker.keys(f"rq:*{queue.config.namespace}:*") == [], what="no list of RQ's is left")
+
+
 def test_a_message_of_another_namespace_is_not_withdrawn(open_queue, broker, harness, record, redis_url):
     queue = open_queue()
     job = queue.enqueue(note, file=record.file)
@@ -270,7 +299,10 @@ def test_a_worker_outlives_an_outage_of_its_broker(harness, tmp_path, record):
             server.stop()
             record.open_gate()
             assert final(queue, held).state is State.SUCCEEDED
+            with pytest.warns(PublishWarning):
+                during = queue.enqueue(note, file=record.file, label="during")
             server.start()
+            assert final(queue, during).state is State.SUCCEEDED
             after = queue.enqueue(note, file=record.file, label="after")
             assert final(queue, after).state is State.SUCCEEDED
             assert len(record.starts("held")) == 1
@@ -278,13 +310,10 @@ def test_a_worker_outlives_an_outage_of_its_broker(harness, tmp_path, record):
 
 
 def test_messages_are_plain_json_in_the_broker(open_queue, broker, record):
-    import json
-    import zlib
-
     queue = open_queue()
     job = queue.enqueue(note, file=record.file, queue="etl", priority=9)
     stored = broker.hget(f"rq:job:{message_ids(job.job)[0]}", "data")
-    _function, _instance, args, kwargs = json.loads(zlib.decompress(stored))
+    _function, _instance, args, kwargs = json.loads(stored)
     assert args == []
     assert kwargs["name"] == "conformance.note"
     assert broker.llen(f"rq:queue:{queue.config.namespace}:etl:p9") == 1
@@ -294,7 +323,85 @@ def test_a_bulk_is_in_the_broker_whole_or_not_at_all(open_queue, broker, record)
     queue = open_queue()
     jobs = queue.enqueue_many([note.options(delay="1h").call(file=record.file) for _ in range(3)])
     messages = [message_for(job.job) for job in jobs]
-    broken = messages[2].__class__(id="no valid id!", job_ids=messages[2].job_ids)
-    with pytest.raises(Exception, match="letters, numbers"):
+    broken = messages[2].__class__(id="half-a-letter_1", job_ids=messages[2].job_ids, name="\ud800")
+    with pytest.raises(BackendError, match="surrogates"):
         queue.gateway.publish([*itertools.islice(messages, 2), broken])
     assert queue.gateway.depth("default") == 0
+
+
+def test_a_message_is_written_as_rq_itself_writes_it(open_queue, broker, record):
+    queue = open_queue()
+    job = queue.enqueue(note, file=record.file)
+    shown = fetch(broker, job)
+    theirs = native(queue, broker).enqueue(
+        shown.func_name, kwargs=shown.kwargs, description=shown.description, job_timeout=-1, ttl=shown.ttl,
+        result_ttl=shown.result_ttl, failure_ttl=shown.failure_ttl,
+    )  # fmt: skip
+    own, other = shown.to_dict(), Job.fetch(theirs.id, connection=broker, serializer=JSONSerializer).to_dict()
+    times = ("created_at", "enqueued_at")
+    assert all(own.pop(name) <= other.pop(name) for name in times)
+    assert json.loads(zlib.decompress(own.pop("data"))) == json.loads(zlib.decompress(other.pop("data")))
+    assert own == other
+    assert 0 <= broker.ttl(theirs.key) - broker.ttl(shown.key) <= 1
+    assert f"rq:queue:{theirs.origin}".encode() in broker.smembers("rq:queues")
+
+
+def test_nothing_of_rqs_own_is_on(open_queue, broker, record):
+    queue = open_queue()
+    shown = fetch(broker, queue.enqueue(note, file=record.file))
+    assert (shown.timeout, shown.retries_left, shown.repeats_left) == (-1, None, None)
+    assert (shown.result_ttl, shown.failure_ttl, shown.ttl) == (60, 3600, 604_800)
+    assert not broker.exists(f"rq:scheduled:{shown.origin}", f"rq:deferred:{shown.origin}")
+
+
+@pytest.mark.parametrize("job_id", ["report.2026-11-21", "..", "x-report_2e_5", "x" * 128])
+def test_every_job_id_that_a_user_may_give_is_taken_by_rq_and_its_tools(open_queue, broker, harness, record, job_id):
+    queue = open_queue()
+    job = queue.enqueue(note, file=record.file, job_id=job_id)
+    (shown,) = native(queue, broker).get_jobs()
+    assert shown.description == f"conformance.note {job_id}"
+    assert queue.gateway.withdraw(message_ids(job.job)) == 1
+    queue.gateway.publish([message_for(job.job)])
+    harness.start_worker(queue)
+    assert final(queue, job).state is State.SUCCEEDED
+    wait_until(lambda: native(queue, broker).finished_job_registry.get_job_ids() == [shown.id])
+
+
+def test_two_job_ids_are_never_one_to_rq():
+    ids = ["a.b_1", "a_b_1", "a_2e_b_1", "x-a_2e_b_5f_1", "a-b_1", "x-a-b_1", "x.a-b_1"]
+    assert len({native_id(one) for one in ids}) == len(ids)
+
+
+def test_a_cancelled_backlog_leaves_the_broker_empty(open_queue, broker, record):
+    queue = open_queue()
+    calls = [note.options(priority=n % 10).call(file=record.file) for n in range(300)]
+    jobs = queue.enqueue_many(calls)
+    assert broker.exists(*(f"rq:job:{job.id}_1" for job in jobs)) == 300
+    assert {job.cancel() for job in jobs} == {CancelOutcome.CANCELLED}
+    assert broker.exists(*(f"rq:job:{job.id}_1" for job in jobs)) == 0
+    assert broker.keys(f"rq:*{queue.config.namespace}*") == []
+
+
+def test_a_worker_that_is_busy_holds_no_message_from_another(open_queue, harness, record):
+    queue = open_queue()
+    workers = [harness.start_worker(queue, concurrency=1) for _ in range(2)]
+    held = queue.enqueue(hold, file=record.file, gate=str(record.gate()), label="held")
+    record.wait_started("held")
+    rest = queue.enqueue_many([note.call(file=record.file) for _ in range(20)])
+    all_final(queue, rest)
+    assert sorted(worker.counts()["claimed"] for worker in workers) == [1, 20]
+    record.open_gate()
+    assert final(queue, held).state is State.SUCCEEDED
+
+
+def test_a_lower_queue_waits_while_the_higher_has_anything(open_queue, harness, record):
+    queue = open_queue()
+    gate = str(record.gate())
+    jobs = [queue.enqueue(hold, file=record.file, gate=gate, label="first", queue="high")]
+    harness.start_worker(queue, queues=["high", "low"], concurrency=1)
+    record.wait_started("first")
+    jobs += [queue.enqueue(note, file=record.file, label="low", queue="low", priority=9)]
+    jobs += [queue.enqueue(note, file=record.file, label="high", queue="high", priority=0) for _ in range(3)]
+    record.open_gate()
+    all_final(queue, jobs)
+    assert [entry.label for entry in record.starts()] == ["first", "high", "high", "high", "low"]

@@ -14,6 +14,8 @@ class RqSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """How long RQ's own tools show a finished attempt; 0: it is gone at once."""
     failure_ttl_s: int = 3600
     """How long they show a failed one; RQ's own default is a year."""
+    shown: int = 1000
+    """How many finished, and how many failed, attempts of a queue and priority they show at most: about 1.5 kB each."""
     message_ttl_s: int = 604_800
     """How long a message may wait; a job that still waits then is published again."""
     heartbeat_s: float = 20.0

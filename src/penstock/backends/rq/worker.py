@@ -1,7 +1,7 @@
 """An RQ worker whose jobs run in threads: no fork, no signals, no death penalty, no commands by pub/sub.
 
 RQ's `SimpleWorker` takes ten round trips for a job, does not beat while one runs (RQ then moves it to the failed jobs)
-and belongs to the main thread. Here a job takes four, and one thread beats for all.
+and belongs to the main thread. Here a job takes four, and one thread beats for all; the rest is RQ's own.
 """
 
 # RQ's hints are partial: what comes out of it is unknown until it is put into ours.
@@ -29,7 +29,7 @@ from rq.job import Job, JobStatus
 from rq.results import Result
 from rq.serializers import JSONSerializer
 from rq.suspension import is_suspended
-from rq.utils import now
+from rq.utils import now, utcformat
 from rq.worker import WorkerStatus
 
 from penstock.job.models import Message
@@ -39,10 +39,17 @@ if TYPE_CHECKING:
     from penstock.core.base import BackendContext
 
 logger = logging.getLogger("penstock.backends.rq")
+logging.getLogger("rq.worker").setLevel(logging.WARNING)  # RQ sets INFO, and tells of each cleaning of each queue
 
 ENTRY = "penstock.backends.rq.worker.attempt"
 """The function that every native job names. It is compared with, never imported."""
-_LOST = "the worker of this attempt was lost"
+
+_KEEP_NEWEST = """
+for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -ARGV[1] - 1)) do
+    redis.call('DEL', 'rq:job:' .. id, 'rq:results:' .. id)
+    redis.call('ZREM', KEYS[1], id)
+end
+"""
 
 
 def attempt(**_message: Any) -> None:
@@ -53,34 +60,33 @@ def attempt(**_message: Any) -> None:
 class ThreadWorker(SimpleWorker):
     """One worker as RQ lists it; `serve` runs its jobs in threads."""
 
-    def __init__(self, context: BackendContext, queues: Sequence[Queue], *, connection: Any) -> None:
+    def __init__(self, context: BackendContext, queues: Sequence[str], *, connection: Any) -> None:
         name = f"{context.namespace}.{os.uname().nodename}.{os.getpid()}.{secrets.token_hex(3)}"
         super().__init__(list(queues), name=name, connection=connection, serializer=JSONSerializer)
         settings: Any = context.settings
         self.settings: RqSettings = settings
         self.stopping = threading.Event()
         self._execute = context.execute
-        self._keys = {queue.key: queue for queue in queues}
+        self._keys = {queue.key: queue for queue in self.queues}
         self._taking = threading.Lock()
         self._running: dict[str, tuple[Job, Execution]] = {}
         self._suspended_seen_at = 0.0
+        self._cleaned_at = 0.0
 
     def serve(self, concurrency: int, on_ready: Callable[[], None]) -> None:
-        """Run jobs until `stopping` is set, and return when the last has ended."""
+        """Run jobs until `stopping` is set, and return when the last has ended. This thread beats for all."""
         self.register_birth()
         threads = [
             threading.Thread(target=self._serve, name=f"penstock-rq-{number}", daemon=True)
             for number in range(concurrency)
         ]
-        served = threading.Event()
-        beating = threading.Thread(target=self._beat_until, args=(served,), name="penstock-rq-beat", daemon=True)
-        for thread in (*threads, beating):
+        for thread in threads:
             thread.start()
         on_ready()
         for thread in threads:
-            thread.join()
-        served.set()
-        beating.join()
+            while thread.is_alive():
+                self._beat()
+                thread.join(self.settings.heartbeat_s)
         try:
             self.register_death()
         except redis.RedisError as error:
@@ -123,23 +129,21 @@ class ThreadWorker(SimpleWorker):
         return False
 
     def _run(self, message_id: str, queue: Queue) -> None:
+        job: Job | None = None
         try:
             job = Job.fetch(message_id, connection=self.connection, serializer=JSONSerializer)
+            job.origin = queue.name
+            if job.func_name != ENTRY:
+                raise ValueError(f"it calls {job.func_name!r}")
+            message = msgspec.convert(job.kwargs, Message)
         except NoSuchJobError:
             return  # withdrawn, or a copy of a message that is done: RQ's list may hold ids without a job
         except redis.ConnectionError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a foreign message holds, it must stop nobody
-            logger.warning("refused a message on %s that is no job: %s: %s", queue.name, type(error).__name__, error)
-            return
-        job.origin = queue.name
-        try:
-            if job.func_name != ENTRY:
-                raise ValueError(f"it calls {job.func_name!r}")
-            message = msgspec.convert(job.kwargs, Message)
-        except Exception as error:  # noqa: BLE001 - as above
-            logger.warning("refused a message on %s that is not ours: %s", queue.name, error)
-            self._end(job, None, f"refused: not a message of penstock ({error})")
+            logger.warning("refused a message on %s that is not ours: %s: %s", queue.name, type(error).__name__, error)
+            if job is not None:
+                self._end(job, None, f"refused: not a message of penstock ({error})")
             return
         execution = self._begin(job)
         self._running[execution.id] = (job, execution)
@@ -161,21 +165,25 @@ class ThreadWorker(SimpleWorker):
         return execution
 
     def _end(self, job: Job, execution: Execution | None, failure: str | None) -> None:
-        settings = self.settings
         job.ended_at = now()
+        settings = self.settings
         with self.connection.pipeline() as pipe:
             if failure is not None:
-                self._fail(job, failure, pipe)
+                registry, kept_s = job.failed_job_registry, settings.failure_ttl_s
+                job.set_status(JobStatus.FAILED, pipeline=pipe)
+                registry.add(job, kept_s, failure, pipe)
+                Result.create_failure(job, kept_s, failure, worker_name=self.name, pipeline=pipe)
                 self.increment_failed_job_count(pipe)
             else:
+                registry, kept_s = job.finished_job_registry, settings.result_ttl_s
+                job.set_status(JobStatus.FINISHED, pipeline=pipe)
+                pipe.hset(job.key, "ended_at", utcformat(job.ended_at))
+                pipe.expire(job.key, kept_s)  # 0: it is gone at once
+                registry.add(job, kept_s, pipe)
                 self.increment_successful_job_count(pipe)
-                if settings.result_ttl_s > 0:
-                    job.set_status(JobStatus.FINISHED, pipeline=pipe)
-                    job.save(pipeline=pipe, include_meta=False, include_result=False)
-                    job.cleanup(settings.result_ttl_s, pipeline=pipe, remove_from_queue=False)
-                    job.finished_job_registry.add(job, settings.result_ttl_s, pipe)
-                else:
-                    pipe.delete(job.key)
+            # RQ's registries never end, and nobody but a worker takes out what is over.
+            pipe.expire(registry.key, kept_s)
+            pipe.eval(_KEEP_NEWEST, 1, registry.key, settings.shown)
             if execution is not None:
                 execution.delete(job, pipe)
             if job.started_at is not None:
@@ -185,53 +193,24 @@ class ThreadWorker(SimpleWorker):
                 self.set_current_job_id(None, pipeline=pipe)
             pipe.execute()
 
-    def _fail(self, job: Job, failure: str, pipe: Any) -> None:
-        ttl_s = self.settings.failure_ttl_s
-        job.set_status(JobStatus.FAILED, pipeline=pipe)
-        job.failed_job_registry.add(job, ttl=ttl_s, exc_string=failure, pipeline=pipe)
-        Result.create_failure(job, ttl_s, failure, worker_name=self.name, pipeline=pipe)
-
     # -- heartbeats and maintenance -----------------------------------------------------------------------------
 
     @property
     def _lease_s(self) -> int:
         return math.ceil(self.settings.heartbeat_s + self.settings.abandon_after_s)
 
-    def _beat_until(self, served: threading.Event) -> None:
-        tidied_at = 0.0
-        while not served.is_set():
-            try:
-                self._beat()
-                if time.monotonic() - tidied_at > self.settings.maintenance_s:
-                    tidied_at = time.monotonic()
-                    self._tidy()
-            except Exception as error:  # noqa: BLE001 - it is tried again soon
-                logger.warning("RQ was not told that this worker is alive: %s: %s", type(error).__name__, error)
-            served.wait(self.settings.heartbeat_s)
-
     def _beat(self) -> None:
-        with self.connection.pipeline() as pipe:
-            self.heartbeat(self._lease_s + self.worker_ttl, pipeline=pipe)
-            # A broker that lost its memory has lost this worker too.
-            pipe.hset(self.key, mapping=self.serialize())
-            registration.register(self, pipe)
-            for job, execution in list(self._running.values()):
-                execution.heartbeat(job.started_job_registry, self._lease_s, pipe)
-            pipe.execute()
-
-    def _tidy(self) -> None:
-        """Take what is over out of RQ's lists, and show attempts whose worker was lost as failed."""
-        for queue in self._keys.values():
-            registration.clean_worker_registry(queue)
-            queue.finished_job_registry.cleanup()
-            queue.failed_job_registry.cleanup()
-            started = queue.started_job_registry
-            before = time.time()
-            lost = started.get_expired_job_ids(before)
+        try:
             with self.connection.pipeline() as pipe:
-                for job in Job.fetch_many(lost, connection=self.connection, serializer=JSONSerializer):
-                    if job is not None and job.get_status(refresh=False) == JobStatus.STARTED:
-                        job.ended_at = now()
-                        self._fail(job, _LOST, pipe)
-                pipe.zremrangebyscore(started.key, 0, before)
+                self.heartbeat(self._lease_s + self.worker_ttl, pipeline=pipe)
+                # A broker that lost its memory has lost this worker too.
+                pipe.hset(self.key, mapping=self.serialize())
+                registration.register(self, pipe)
+                for job, execution in list(self._running.values()):
+                    execution.heartbeat(job.started_job_registry, self._lease_s, pipe)
                 pipe.execute()
+            if time.monotonic() - self._cleaned_at > self.settings.maintenance_s:
+                self._cleaned_at = time.monotonic()
+                self.clean_registries()
+        except Exception as error:  # noqa: BLE001 - it is tried again soon
+            logger.warning("RQ was not told that this worker is alive: %s: %s", type(error).__name__, error)
