@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import warnings
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,18 +12,19 @@ import msgspec
 import pytest
 
 from penstock import JobQueue
+from penstock.client import PublishWarning
 from penstock.core.exceptions import ConfigError
 from penstock.job.lifecycle import State
 from penstock.job.models import Message
 from penstock.testing import services
 from penstock.testing.conformance import bodies
-from penstock.testing.conformance.bodies import flaky, hold, note
+from penstock.testing.conformance.bodies import anote, flaky, hold, note
 from penstock.testing.conformance.record import Record
 from penstock.testing.conformance.waiting import final
 from penstock.testing.harness import CALM, harness_for, short_config, wait_until
 
 pytest.importorskip("saq")
-from saq.job import TERMINAL_STATUSES, Status
+from saq.job import Status
 from saq.queue.base import Queue
 
 SERVERS = {"redis": services.redis_server, "postgres": services.postgres_server}
@@ -73,6 +75,34 @@ def natively(harness, ask: Callable[[Queue], Awaitable[Any]], queue: str = "defa
     return asyncio.run(main())
 
 
+async def counts(saq: Queue) -> tuple[int, ...]:
+    return tuple([await saq.count(kind) for kind in ("queued", "active", "incomplete")])
+
+
+async def _web_app(native: Queue) -> Any:
+    from aiohttp.test_utils import TestClient, TestServer
+    from saq.web.aiohttp import create_app
+
+    client = TestClient(TestServer(create_app([native])))
+    await client.start_server()
+    return client
+
+
+def in_web_app(harness, path: str = "", *, press: str = "") -> Any:
+    """Read one page of SAQ's own web app, as the browser does; or press one of its buttons."""
+
+    async def ask(native: Queue) -> Any:
+        client = await _web_app(native)
+        try:
+            url = f"/api/queues/{native.name}{path}"
+            answer = await (client.post(f"{url}/{press}") if press else client.get(url))
+            return await answer.json()
+        finally:
+            await client.close()
+
+    return natively(harness, ask)
+
+
 def jobs_of(harness) -> list[Any]:
     async def ask(native: Queue) -> list[Any]:
         return [job async for job in native.iter_jobs()]
@@ -86,19 +116,18 @@ def only_job(harness):
 
 
 def test_a_job_longer_than_every_limit_of_saq_runs_once(harness, open_queue, record):
-    queue = open_queue(heartbeat_s=1, sweep_s=1)
+    queue = open_queue(heartbeat_s=1)
     harness.start_worker(queue)
     harness.start_worker(queue)
     job = queue.enqueue(hold, file=record.file, gate=str(record.gate()))
     record.wait_started()
-    native = wait_until(
-        lambda: (native := only_job(harness)).touched > native.started + 2500 and native, 10, "signs of life come"
-    )
-    assert native.status is Status.ACTIVE
+    native = only_job(harness)
+    wait_until(lambda: time.time() * 1000 > native.started + 2500, what="its life in SAQ would have been over twice")
+    assert only_job(harness).status is Status.ACTIVE
     record.open_gate()
     assert final(queue, job).attempt == 1
     assert len(record.starts()) == 1
-    wait_until(lambda: only_job(harness).status is Status.COMPLETE, what="SAQ shows it as complete, not as swept")
+    wait_until(lambda: only_job(harness).status is Status.COMPLETE, what="SAQ shows it as complete")
 
 
 def test_no_timeout_and_no_second_try_of_saqs_is_asked_for(harness, open_queue, record):
@@ -141,33 +170,87 @@ def test_each_attempt_is_a_native_job_of_its_own(harness, open_queue, record):
     assert sorted(native.status.value for native in jobs_of(harness)) == ["complete", "failed", "failed"]
 
 
-def test_a_retry_pressed_in_saqs_web_app_runs_nothing(harness, open_queue, record):
+@pytest.mark.parametrize("failures", [0, 9])
+def test_a_retry_pressed_in_saqs_web_app_runs_nothing(harness, open_queue, record, failures):
     queue = open_queue()
-    harness.start_worker(queue)
-    final(queue, queue.enqueue(note, file=record.file))
-    native = wait_until(lambda: (job := only_job(harness)).status is Status.COMPLETE and job)
-
-    async def press(saq: Queue) -> None:
-        job = await saq.job(native.key)
-        await job.retry("pressed")
-
-    natively(harness, press)
-    wait_until(lambda: queue.gateway.depth("default") == 0)
+    worker = harness.start_worker(queue)
+    final(queue, queue.enqueue(flaky, file=record.file, failures=failures))
+    native = wait_until(lambda: (job := only_job(harness)).completed and job)
+    assert in_web_app(harness, f"/jobs/{native.key}", press="retry") == {}
+    wait_until(lambda: worker.counts().get("refused") == 1, what="the ledger refuses the second message")
     wait_until(lambda: only_job(harness).status is Status.COMPLETE, what="the second message is dealt with")
+    assert natively(harness, counts) == (0, 0, 0)
     assert len(record.starts()) == 1
 
 
-def test_a_foreign_job_is_refused_and_stops_nobody(harness, open_queue, record, caplog):
+def test_an_abort_pressed_in_saqs_web_app_does_not_touch_a_running_job(harness, open_queue, record):
+    queue = open_queue(heartbeat_s=1, finished_ttl_s=1)
+    harness.start_worker(queue)
+    job = queue.enqueue(hold, file=record.file, gate=str(record.gate()))
+    record.wait_started()
+    in_web_app(harness, f"/jobs/{only_job(harness).key}", press="abort")
+    record.open_gate()
+    assert final(queue, job).state is State.SUCCEEDED
+    wait_until(lambda: jobs_of(harness) == [], what="the aborted job is not kept for ever")
+
+
+def test_saqs_web_app_tells_what_waits_runs_and_has_ended(harness, open_queue, record):
+    queue = open_queue()
+    worker = harness.start_worker(queue, concurrency=1)
+    running = queue.enqueue(hold, file=record.file, gate=str(record.gate()))
+    record.wait_started()
+    waiting = queue.enqueue(flaky, file=record.file, failures=9)
+    page = wait_until(lambda: (page := in_web_app(harness)["queue"])["active"] == 1 and page)
+    assert (page["queued"], page["active"], page["scheduled"]) == (1, 1, 0)
+    assert [stats["queue_key"] for stats in page["workers"].values()] == [f"{harness.namespace}:default"]
+    shown = {job["function"]: job for job in page["jobs"]}
+    assert running.id in shown["conformance.hold"]["key"]
+    assert shown["conformance.hold"]["status"] == "active"
+    assert waiting.id in shown["conformance.flaky"]["key"]
+    assert shown["conformance.flaky"]["status"] == "queued"
+    record.open_gate()
+    final(queue, waiting)
+    worker.stop()
+    page = in_web_app(harness)["queue"]
+    assert (page["queued"], page["active"], page["scheduled"]) == (0, 0, 0)
+    (failed,) = [job for job in jobs_of(harness) if job.function == "conformance.flaky"]
+    told = in_web_app(harness, f"/jobs/{failed.key}")["job"]
+    assert (told["status"], told["error"]) == ("failed", "Oddity: attempt 1 fails")
+
+
+def test_a_foreign_job_is_refused_counted_and_stops_nobody(harness, open_queue, record, caplog):
     queue = open_queue()
 
     async def stranger(saq: Queue) -> None:
         await saq.enqueue("theirs", what="ever", key=f"{harness.namespace}-stranger")
 
     natively(harness, stranger)
-    harness.start_worker(queue, concurrency=1)
+    worker = harness.start_worker(queue, concurrency=1)
     job = queue.enqueue(note, file=record.file)
     assert final(queue, job).state is State.SUCCEEDED
+    assert worker.counts()["refused"] == 1
     assert "not ours" in caplog.text
+
+
+def test_a_job_that_saq_itself_cannot_read_is_refused_counted_and_stops_nobody(harness, open_queue, record):
+    queue = open_queue()
+    job = queue.enqueue(note, file=record.file)
+
+    async def spoil(saq: Any) -> None:
+        async for native in saq.iter_jobs():
+            if hasattr(saq, "redis"):
+                await saq.redis.set(native.id, b"{")
+            else:
+                async with saq.pool.connection() as connection:
+                    await connection.execute("update saq_jobs set job = '{' where key = %s", (native.key,))
+
+    natively(harness, spoil)
+    worker = harness.start_worker(queue, concurrency=1)
+    after = queue.enqueue(note, file=record.file)
+    assert final(queue, after).state is State.SUCCEEDED
+    assert worker.counts()["refused"] == 1
+    assert queue.ledger.get(job.id).state is State.QUEUED
+    wait_until(lambda: natively(harness, counts) == (0, 0, 0), what="it is nowhere any more")
 
 
 def test_saq_counts_nothing_as_waiting_or_active_when_all_is_done(harness, open_queue, record):
@@ -176,26 +259,27 @@ def test_saq_counts_nothing_as_waiting_or_active_when_all_is_done(harness, open_
     for job in queue.enqueue_many([note.options(priority=n % 10).call(file=record.file) for n in range(40)]):
         final(queue, job)
 
-    async def counts(saq: Queue) -> tuple[int, ...]:
-        return tuple([await saq.count(kind) for kind in ("queued", "active", "incomplete")])
-
     wait_until(lambda: natively(harness, counts) == (0, 0, 0), what="nothing is left over")
 
 
 def test_what_a_killed_worker_left_in_saq_is_cleared_away(harness, open_queue, record):
-    queue = open_queue(heartbeat_s=1, sweep_s=1)
+    queue = open_queue(heartbeat_s=1, finished_ttl_s=1)
     first = harness.start_process(queue, "--concurrency", "1")
-    queue.enqueue(hold, file=record.file, gate=str(record.gate()))
+    job = queue.enqueue(hold, file=record.file, gate=str(record.gate()))
     record.wait_started()
     first.kill()
     record.open_gate()
     harness.start_worker(queue)
-    wait_until(lambda: all(job.status in TERMINAL_STATUSES for job in jobs_of(harness)), 25, "SAQ's sweep ended it")
+    final(queue, job)
+    wait_until(lambda: jobs_of(harness) == [], 10, "the attempt that died is forgotten, and so is the next")
+    assert natively(harness, counts) == (0, 0, 0)
 
 
-@pytest.mark.skipif(services.available("redis") is not None, reason="no Redis")
-def test_a_worker_outlives_an_outage_of_redis_and_so_do_its_jobs(tmp_path, record):
-    server = services.new_redis().start()
+@pytest.mark.parametrize("kind", sorted(SERVERS))
+def test_a_worker_outlives_an_outage_of_saqs_store_and_so_do_its_jobs(kind, tmp_path, record):
+    if why := services.available(kind):
+        pytest.skip(why)
+    server = {"redis": services.new_redis, "postgres": services.new_postgres}[kind]().start()
     harness = harness_for(f"saq+{server.url}")(tmp_path)
     queue = harness.queue(f"sqlite:///{tmp_path}/ledger.db", tasks=TASKS)
     try:
@@ -206,7 +290,10 @@ def test_a_worker_outlives_an_outage_of_redis_and_so_do_its_jobs(tmp_path, recor
         record.open_gate()
         assert final(queue, running).state is State.SUCCEEDED
         server.start()
-        assert final(queue, queue.enqueue(note, file=record.file), 30).state is State.SUCCEEDED
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PublishWarning)  # the first push may find the old connection broken
+            after = queue.enqueue(note, file=record.file)
+        assert final(queue, after, 30).state is State.SUCCEEDED
     finally:
         harness.reset()
         queue.close()
@@ -223,6 +310,85 @@ def test_an_idle_worker_stops_at_once(tmp_path, record):
     assert time.monotonic() - began < 1.0
     harness.reset()
     queue.close()
+
+
+def test_a_busy_worker_keeps_nothing_from_an_idle_one(harness, open_queue, record):
+    queue = open_queue()
+    harness.start_worker(queue, concurrency=2)
+    held = [queue.enqueue(hold, file=record.file, gate=str(record.gate())) for _ in range(2)]
+    record.wait_started(count=2)
+    quick = [queue.enqueue(note, file=record.file, label="quick") for _ in range(10)]
+    harness.start_worker(queue, concurrency=1)
+    for job in quick:
+        assert final(queue, job, 5).state is State.SUCCEEDED
+    record.open_gate()
+    for job in held:
+        final(queue, job)
+
+
+def test_a_lower_queue_is_taken_from_only_while_the_higher_is_empty(harness, open_queue, record):
+    queue = open_queue()
+    for number in range(6):
+        queue.enqueue(note, file=record.file, label="low", queue="low", priority=9)
+        queue.enqueue(note, file=record.file, label="high", queue="high", priority=number)
+    harness.start_worker(queue, queues=["high", "low"], concurrency=1)
+    record.wait_started(count=12)
+    assert [entry.label for entry in record.starts()] == ["high"] * 6 + ["low"] * 6
+
+
+def test_a_body_that_blocks_its_thread_holds_up_no_async_body(harness, open_queue, record):
+    queue = open_queue()
+    harness.start_worker(queue, concurrency=2)
+    blocking = queue.enqueue(hold, file=record.file, gate=str(record.gate()))
+    record.wait_started()
+    assert final(queue, queue.enqueue(anote, file=record.file)).state is State.SUCCEEDED
+    assert blocking.state == "running"
+    record.open_gate()
+    final(queue, blocking)
+
+
+def test_a_cancelled_backlog_leaves_nothing_in_saq(harness, open_queue, record):
+    queue = open_queue()
+    jobs = queue.enqueue_many([note.options(priority=n % 10).call(file=record.file) for n in range(300)])
+    for job in jobs:
+        job.cancel()
+    assert natively(harness, counts) == (0, 0, 0)
+    assert jobs_of(harness) == []
+
+
+def test_what_saq_keeps_of_jobs_that_ended_is_gone_after_its_life(harness, open_queue, record):
+    queue = open_queue(heartbeat_s=1, finished_ttl_s=1)
+    harness.start_worker(queue, concurrency=4)
+    calls = [flaky.options(priority=n % 10).call(file=record.file, failures=n % 2) for n in range(200)]
+    for job in queue.enqueue_many(calls):
+        final(queue, job)
+    wait_until(lambda: jobs_of(harness) == [], what="no job is left")
+    assert natively(harness, counts) == (0, 0, 0)
+
+
+@pytest.mark.skipif(services.available("redis") is not None, reason="no Redis")
+def test_only_bounded_bookkeeping_is_left_in_redis(tmp_path, record):
+    from redis import Redis
+
+    with services.new_redis() as server:
+        harness = harness_for(f"saq+{server.url}")(tmp_path)
+        queue = harness.queue(
+            f"sqlite:///{tmp_path}/ledger.db",
+            tasks=TASKS,
+            sweep=CALM,
+            engines={"saq": {"heartbeat_s": 1, "finished_ttl_s": 1}},
+        )
+        worker = harness.start_worker(queue, concurrency=4)
+        for job in queue.enqueue_many([note.options(priority=n % 10).call(file=record.file) for n in range(50)]):
+            final(queue, job)
+        worker.stop()
+        with Redis.from_url(server.url) as client:
+            known = f"penstock:{harness.namespace}:saq-queues".encode()
+            bell = f"saq:{harness.namespace}:default:bell".encode()
+            wait_until(lambda: set(client.keys()) <= {known, bell}, what="all else is gone")
+            assert client.llen(bell) <= 16
+            assert 0 < client.ttl(bell) <= 60
+        queue.close()
 
 
 def test_a_message_of_many_priorities_is_withdrawn_from_wherever_it_waits(open_queue, record):

@@ -13,9 +13,7 @@ class SaqSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     finished_ttl_s: int = 600
     """How long SAQ shows what has ended; 600 s is its own default."""
     heartbeat_s: int = 60
-    """How long after its worker's last sign of life SAQ shows a job as aborted. The ledger's lease decides the rest."""
-    sweep_s: int = 60
-    """How often a worker clears away what dead workers and ended jobs left in SAQ; 60 s is SAQ's own default."""
+    """How long after its worker's last sign of life SAQ forgets a job. The ledger's lease decides the rest."""
     connect_timeout_s: float = 5.0
     postgres_connections: int = 10
     """The most connections that a process holds open on Postgres."""

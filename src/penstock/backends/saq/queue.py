@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
 from penstock.backends.saq.config import SaqSettings
-from penstock.backends.saq.worker import OneTaskWorker
-from penstock.core.base import AsyncBackend, WorkOrder
+from penstock.backends.saq.worker import LanesWorker
+from penstock.core.base import AsyncBackend, Finding, WorkOrder
 from penstock.core.capabilities import Capabilities, Support
-from penstock.core.exceptions import BackendError, BackendNotInstalledError, BackendUnavailableError, ConfigError
+from penstock.core.exceptions import BackendNotInstalledError, BackendUnavailableError, ConfigError
 from penstock.core.secrets import mask_url
 from penstock.job.models import Message
+from penstock.servers.redis_url import SCHEMES as REDIS_SCHEMES
 
 if TYPE_CHECKING:
-    from penstock.backends.saq.worker import Source
-
-
-class _Transport(Protocol):
-    """What SAQ stores its jobs in."""
-
-    async def publish(self, messages: Sequence[Message]) -> None: ...
-    async def withdraw(self, message_ids: Sequence[str]) -> int: ...
-    async def depth(self, queue: str) -> int: ...
-    async def source(self, queues: Sequence[str]) -> Source: ...
-    async def close(self) -> None: ...
+    from penstock.backends.saq.postgres import PostgresStore
+    from penstock.backends.saq.redis import RedisStore
 
 
 class SaqBackend(AsyncBackend):
     """Jobs carried by SAQ, on Redis or Postgres."""
 
     name: ClassVar[str] = "saq"
-    schemes: ClassVar[tuple[str, ...]] = ("saq+redis", "saq+rediss", "saq+postgres", "saq+postgresql")
+    schemes: ClassVar[tuple[str, ...]] = (
+        *(f"saq+{scheme}" for scheme in REDIS_SCHEMES), "saq+postgres", "saq+postgresql",
+    )  # fmt: skip
     settings_type: ClassVar[type[msgspec.Struct]] = SaqSettings
 
-    _worker: OneTaskWorker | None = None
+    _worker: LanesWorker | None = None
 
     @classmethod
     def capabilities_of(cls, scheme: str) -> Capabilities:
@@ -53,21 +48,18 @@ class SaqBackend(AsyncBackend):
             persistent=Support.NATIVE,
         )
 
-    @property
-    def _url(self) -> str:
-        return self.context.url.partition("+")[2]
-
     @cached_property
-    def _transport(self) -> _Transport:
+    def _store(self) -> RedisStore | PostgresStore:
         settings: Any = self.context.settings
+        url = self.context.url.partition("+")[2]
         try:
-            if self._url.startswith("postgres"):
-                from penstock.backends.saq.postgres import PostgresTransport
+            if url.startswith("postgres"):
+                from penstock.backends.saq.postgres import PostgresStore
 
-                return PostgresTransport(self._url, self.context.namespace, settings)
-            from penstock.backends.saq.redis import RedisTransport
+                return PostgresStore(url, self.context.namespace, settings)
+            from penstock.backends.saq.redis import RedisStore
 
-            return RedisTransport(self._url, self.context.namespace, settings)
+            return RedisStore(url, self.context.namespace, settings)
         except ModuleNotFoundError as error:
             raise BackendNotInstalledError("saq", "saq,postgres") from error
         except ValueError as error:
@@ -75,60 +67,54 @@ class SaqBackend(AsyncBackend):
 
     async def publish(self, messages: Sequence[Message]) -> None:
         """See `Backend.publish`: one transaction for all."""
-        with self._told():
-            await self._transport.publish(messages)
+        with self._told() as store:
+            await store.publish(messages)
 
     async def withdraw(self, message_ids: Sequence[str]) -> int:
         """See `Backend.withdraw`."""
-        with self._told():
-            return await self._transport.withdraw(message_ids)
+        with self._told() as store:
+            return await store.withdraw(message_ids)
 
     async def depth(self, queue: str) -> int:
         """See `Backend.depth`."""
-        with self._told():
-            return await self._transport.depth(queue)
+        with self._told() as store:
+            return await store.depth(queue)
+
+    async def inspect(self, queues: Sequence[str]) -> Sequence[Finding]:
+        """See `Backend.inspect`."""
+        url = self.context.url.partition("+")[2]
+        if url.startswith("postgres"):
+            from penstock.servers import postgres_look
+
+            return await asyncio.to_thread(postgres_look.look, url, "saq", "psycopg")
+        from penstock.servers import redis_look
+
+        return await asyncio.to_thread(
+            redis_look.look, url, "saq", "redis", holds="messages", namespace=self.context.namespace
+        )
 
     async def work(self, order: WorkOrder) -> None:
         """See `Backend.work`: SAQ's worker, in this loop."""
         settings: Any = self.context.settings
-        with self._told():
-            source = await self._transport.source(order.queues)
-            try:
-                await source.connect()
-                self._worker = worker = OneTaskWorker(source, self.context.aexecute, settings, order, _is_outage)
-                await worker.start()
-            finally:
-                self._worker = None
-                await source.close()
-            if worker.failure is not None:
-                raise worker.failure
+        with self._told() as store:
+            await store.connect()
+            self._worker = LanesWorker(store, self.context.aexecute, settings, order)
+            await self._worker.start()
 
     async def stop(self) -> None:
         """See `Backend.stop`."""
         if self._worker is not None:
-            await self._worker.quit()
+            self._worker.quit()
 
     async def close(self) -> None:
         """See `Backend.close`."""
-        if "_transport" in self.__dict__:
-            await self._transport.close()
+        if "_store" in self.__dict__:
+            await self._store.close()
 
     @contextmanager
-    def _told(self) -> Generator[None]:
+    def _told(self) -> Generator[RedisStore | PostgresStore]:
+        store = self._store
         try:
-            yield
-        except (BackendError, ConfigError):
-            raise
-        except Exception as error:
-            where = mask_url(self.context.url)
-            if _is_outage(error):
-                raise BackendUnavailableError(f"{where} cannot be reached: {error}") from error
-            raise BackendError(f"{where}: {type(error).__name__}: {error}") from error
-
-
-def _is_outage(error: Exception) -> bool:
-    """Whether trying again may help. The drivers are not imported for it: only one of them need be installed."""
-    if isinstance(error, OSError):
-        return True
-    names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
-    return bool(names & {"redis.ConnectionError", "redis.TimeoutError", "psycopg.OperationalError"})
+            yield store
+        except store.outages as error:
+            raise BackendUnavailableError(f"{mask_url(self.context.url)} cannot be reached: {error}") from error

@@ -1,17 +1,18 @@
-"""SAQ's own worker, made to take from several queues in order, and to stop without waiting for its upkeep."""
+"""SAQ's own worker, made to take from several queues in order, and to stop without waiting for its upkeep.
 
-# SAQ leaves the contents of its dictionaries open.
-# pyright: reportUnknownMemberType=false
+SAQ's own takes from one queue. Its sweep takes a job that was only just taken for a dead one (SAQ #124, #277), and a
+worker killed while it sweeps leaves that job in no list, with no end. So there is no sweep: what runs has a short life
+in the store, which its worker renews.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from saq import Job, Queue, Worker
@@ -22,6 +23,10 @@ from penstock.backends.saq.config import SaqSettings
 from penstock.core.base import WorkOrder
 from penstock.job.models import Message
 
+if TYPE_CHECKING:
+    from penstock.backends.saq.postgres import PostgresStore
+    from penstock.backends.saq.redis import RedisStore
+
 logger = logging.getLogger("penstock.backends.saq")
 
 # SAQ tells at INFO of each job: the ledger does that.
@@ -30,265 +35,135 @@ logging.getLogger("saq").setLevel(logging.WARNING)
 _NEVER_S = 10**9
 
 
-def native_job(message: Message, key: str, queue: str, at_ms: int, settings: SaqSettings) -> dict[str, Any]:
-    """Return what `saq.Job.to_dict` would, at a tenth of its cost.
-
-    One attempt, no timeout (SAQ's own is 10 s); the lower priority goes first, as SAQ has it on Postgres.
-    """
-    return {
-        "function": message.name or "penstock",
-        "kwargs": msgspec.to_builtins(message),
-        "queue": queue,
-        "key": key,
-        "timeout": 0,
-        "heartbeat": settings.heartbeat_s,
-        "ttl": settings.finished_ttl_s or -1,  # 0 would be for ever
-        "queued": at_ms,
-        "touched": at_ms,
-        "status": "queued",
-        "priority": 9 - message.priority,
-    }
-
-
-class Failed:
-    """Returned by the one task for an attempt that failed: the queue writes it down as FAILED, with this line."""
-
-    __slots__ = ("line",)
-
-    def __init__(self, line: str) -> None:
-        self.line = line
-
-
-class _Job(Job):
-    """A job that tells no more of itself than its key: SAQ asks three times, whether anybody logs it or not."""
-
-    def info(self, full: bool = False) -> str:
-        return self.key
-
-
 class Lane(Queue, ABC):
-    """One of SAQ's queues as a worker here uses it; mixed into SAQ's queue of either transport."""
+    """One of SAQ's queues as it is used here; mixed into SAQ's queue of either transport."""
 
-    def deserialize(
-        self, payload: dict[str, Any] | str | bytes | None, status: Status | str | None = None
-    ) -> Job | None:
-        """Read a job. Raises what SAQ raises for one that is not of this queue."""
-        job = super().deserialize(payload, status)
-        if job is not None:
-            job.__class__ = _Job
+    settings: SaqSettings
+
+    @abstractmethod
+    async def renew(self, jobs: Sequence[Job]) -> None:
+        """Let the jobs that run here live on in the store; remove what is past its life."""
+
+    def native(self, message: Message, key: str) -> Job:
+        """Make SAQ's job of a message: one attempt, no timeout (SAQ's own is 10 s), the lower priority first."""
+        ttl = self.settings.finished_ttl_s or -1  # 0 would be for ever
+        job = Job(message.name or "penstock", msgspec.to_builtins(message), self, key, timeout=0, ttl=ttl)
+        job.queued, job.status, job.priority = now(), Status.QUEUED, 9 - message.priority
         return job
 
-    async def notify(self, job: Job) -> None:
-        """Nobody waits on SAQ for a job's end: two round trips less for each job."""
-
-    async def update(self, job: Job, **changes: Any) -> None:
-        """Write a job down as it is, without the copy that SAQ makes first."""
-        job.touched = now()
-        for name, value in changes.items():
-            if hasattr(job, name):  # the others are for the store
-                setattr(job, name, value)
-        await self._update(job, **changes)
+    def read(self, key: str, body: Any) -> Job:
+        """Read a job that was taken; of what is none, make one that is refused when it is run."""
+        try:
+            return cast("Job", cast("Any", self).deserialize(body, Status.ACTIVE))
+        except Exception as error:  # noqa: BLE001 - whatever a foreign message holds, it must stop nobody
+            return Job("undecodable", kwargs={"error": repr(error)}, queue=self, key=key, timeout=0)
 
     async def finish(
         self, job: Job, status: Status, *, result: Any = None, error: str | None = None, **more: Any
     ) -> None:
-        """Write the end of a job; a failure that our task has returned becomes one of SAQ's."""
-        if isinstance(result, Failed):
-            status, error, result = Status.FAILED, result.line, None
-        await super().finish(job, status, result=result, error=error, **more)
-
-    @abstractmethod
-    async def beat(self, job: Job) -> None:
-        """Renew the sign of life of a job that runs; never after its end, which would bring it back for ever."""
-
-
-class Source(ABC):
-    """Where one worker takes from: its lanes, in order of preference."""
-
-    lanes: Sequence[Lane]
-
-    @abstractmethod
-    async def connect(self) -> None:
-        """Connect; again after an outage."""
-
-    @abstractmethod
-    async def take(self, count: int) -> list[Job]:
-        """Take the best jobs that wait, at most ``count``, without waiting."""
-
-    @abstractmethod
-    async def wait(self) -> Job | None:
-        """Wait about a second until there may be something; may return a job that was taken."""
-
-    @abstractmethod
-    async def wake(self) -> None:
-        """End the `wait` that is under way."""
-
-    @abstractmethod
-    async def put_back(self, job: Job) -> None:
-        """Let a job that was taken wait again, before the others."""
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Let go of what only this worker used."""
+        """See `Queue.finish`; our task returns None or the line of a failure. It is for SAQ's screens: never raises."""
+        if result is not None:
+            status, error = Status.FAILED, result
+        try:
+            await super().finish(job, status, error=error, **more)
+        except Exception as problem:  # noqa: BLE001 - the ledger knows the end, and an outage must not change it
+            logger.warning("could not tell SAQ of the end of job %s: %s", job.key, problem)
 
 
-class Taker:
-    """Takes for all idle process tasks of a worker together: as many jobs as tasks are idle, never one more."""
+class LanesWorker(Worker[Any]):
+    """SAQ's worker with no signals, crons, delays, aborts, timeouts or retries; to itself it is its queue."""
 
+    SIGNALS = ()  # type: ignore[assignment]
     name = "penstock"
 
     def __init__(
-        self, source: Source, failed: Callable[[Exception], None], outage: Callable[[Exception], bool]
-    ) -> None:
-        self._source = source
-        self._failed = failed
-        self._outage = outage
-        self._stopping = asyncio.Event()
-        self._idle: deque[asyncio.Future[Job | None]] = deque()
-        self._taking: asyncio.Task[None] | None = None
-
-    async def dequeue(self, timeout: float = 0.0, poll_interval: float = 0.0) -> Job | None:
-        """Wait for a job; None when there will be none any more."""
-        if self._stopping.is_set():
-            return None
-        found: asyncio.Future[Job | None] = asyncio.get_running_loop().create_future()
-        self._idle.append(found)
-        if self._taking is None:
-            self._taking = asyncio.create_task(self._take())
-        return await found
-
-    async def stop(self) -> None:
-        """Take nothing more; returns when every idle task knows."""
-        self._stopping.set()
-        taking = self._taking
-        if taking is not None:
-            with contextlib.suppress(Exception):  # an outage: then nothing is waited for
-                await self._source.wake()
-            await asyncio.wait([taking])
-
-    async def _take(self) -> None:
-        outages = 0
-        try:
-            while self._idle and not self._stopping.is_set():
-                try:
-                    if outages:
-                        await self._source.connect()
-                    await self._take_once()
-                    outages = 0
-                except Exception as error:
-                    if not self._outage(error):
-                        raise
-                    outages += 1
-                    pause_s = min(0.1 * 2**outages, 10.0)
-                    logger.warning("SAQ's store does not answer: %s; trying again in %g s", error, pause_s)
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._stopping.wait(), pause_s)
-        except Exception as error:  # noqa: BLE001 - told by the worker's end
-            self._stopping.set()
-            self._failed(error)
-        finally:
-            self._taking = None
-            if self._stopping.is_set():
-                while self._idle:
-                    self._idle.popleft().set_result(None)
-
-    async def _take_once(self) -> None:
-        jobs = await self._source.take(len(self._idle))
-        if not jobs and not self._stopping.is_set() and (job := await self._source.wait()) is not None:
-            jobs = [job]
-        for job in jobs:
-            if self._stopping.is_set():
-                await self._source.put_back(job)
-            else:
-                self._idle.popleft().set_result(job)
-
-
-class _AnyName(dict[str, Any]):
-    """Each job is shown under the name of its task; all of them are run by our one function."""
-
-    def __init__(self, run: Callable[..., Awaitable[Any]]) -> None:
-        super().__init__()
-        self._run = run
-
-    def __missing__(self, name: str) -> Callable[..., Awaitable[Any]]:
-        return self._run
-
-
-class OneTaskWorker(Worker[Any]):
-    """SAQ's worker with no signals, crons, delays, aborts, timeouts or retries."""
-
-    SIGNALS = ()  # type: ignore[assignment]
-
-    def __init__(
         self,
-        source: Source,
+        store: RedisStore | PostgresStore,
         execute: Callable[[Message], Awaitable[str | None]],
         settings: SaqSettings,
         order: WorkOrder,
-        outage: Callable[[Exception], bool],
     ) -> None:
-        self.failure: Exception | None = None
-        self._source = source
-        self._settings = settings
+        self._store = store
         self._execute = execute
-        self._on_ready = order.on_ready
-        self._taker = Taker(source, self._fail, outage)
-        super().__init__(
-            cast("Queue", self._taker),
-            functions=[],
-            concurrency=order.concurrency,
-            shutdown_grace_period_s=_NEVER_S,
-        )
-        self.functions = _AnyName(self._run)
+        self._settings = settings
+        self._order = order
+        self._turn = asyncio.Lock()
+        self._idle = 0
+        self._outages = 0
+        self._taken: deque[Job] = deque()
+        self._waiting: asyncio.Future[None] | None = None
+        itself = cast("Queue", self)
+        super().__init__(itself, [], concurrency=order.concurrency, shutdown_grace_period_s=_NEVER_S)
+        # Each job is shown under the name of its task; all of them are run by our one function.
+        self.functions = defaultdict(lambda: self._run)
 
-    async def _run(self, _ctx: Any, **kwargs: Any) -> Failed | None:
+    async def dequeue(self, timeout: float = 0.0, poll_interval: float = 0.0) -> Job | None:
+        """Wait for a job; None when there will be none any more.
+
+        One of the idle tasks takes for all of them, never more than they are: nothing is kept from other workers.
+        """
+        self._idle += 1
+        try:
+            async with self._turn:
+                while not self._taken and not self.event.is_set():
+                    await self._look()
+                return self._taken.popleft() if self._taken else None
+        finally:
+            self._idle -= 1
+
+    async def _look(self) -> None:
+        try:
+            self._taken.extend(await self._store.take(self._order.queues, self._idle))
+            if not self._taken:
+                await self._until_quit(self._store.wait(self._order.queues))
+            self._outages = 0
+        except Exception as error:  # noqa: BLE001 - SAQ would ask again at once, and in silence
+            self._outages += 1
+            pause_s = min(0.1 * 2**self._outages, 10.0)
+            logger.warning("SAQ's store: %s: %s; trying again in %g s", type(error).__name__, error, pause_s)
+            await self._until_quit(asyncio.sleep(pause_s))
+
+    async def _until_quit(self, what: Awaitable[None]) -> None:
+        self._waiting = waiting = asyncio.ensure_future(what)
+        if self.event.is_set():
+            waiting.cancel()
+        await asyncio.wait([waiting])
+        if not waiting.cancelled():
+            waiting.result()
+
+    async def _run(self, _ctx: Any, **kwargs: Any) -> str | None:
         try:
             message = msgspec.convert(kwargs, Message)
         except msgspec.ValidationError as error:
-            logger.warning("refused a message that is not ours: %s", error)
-            return Failed(f"refused, not a message of penstock: {error}")
+            logger.warning("refused a message that is not ours: %s: %s", error, kwargs)
+            await self._execute(Message(id="", job_ids=("",)))  # refused there too, and counted
+            return f"refused, not a message of penstock: {error}"
         line = await self._execute(message)
-        return Failed(line) if line is not None and self._settings.mirror_failures else None
+        return line if self._settings.mirror_failures else None
 
     async def upkeep(self) -> list[asyncio.Task[None]]:
-        """Sweep, tell SAQ's screens of this worker, and renew the sign of life of what runs long."""
+        """Renew the lives of what runs, and tell SAQ's screens of this worker."""
 
-        async def every(pause_s: float, do: Callable[[Lane], Awaitable[Any]]) -> None:
+        async def renew() -> None:
+            life_s = self._settings.heartbeat_s
             while True:
-                for lane in self._source.lanes:
+                for queue in self._order.queues:
+                    lane = self._store.lane(queue)
                     try:
-                        await do(lane)
-                    except Exception as error:  # noqa: BLE001 - upkeep must not end the worker; an outage does
+                        await lane.renew([job for job in self.job_task_contexts if job.queue is lane])
+                        await cast("Any", lane).worker_info(f"{self.id}-{queue}", lane.name, ttl=life_s)
+                    except Exception as error:  # noqa: BLE001 - an outage must not end the worker
                         logger.warning("upkeep of %s: %s: %s", lane.name, type(error).__name__, error)
-                await asyncio.sleep(pause_s)
+                await asyncio.sleep(life_s / 4)
 
-        self._on_ready()
-        info_s = int(self.timers["worker_info"])
-        return [
-            asyncio.create_task(every(self._settings.sweep_s, lambda lane: lane.sweep(lock=self._settings.sweep_s))),
-            asyncio.create_task(
-                every(info_s, lambda lane: lane.worker_info(self.id, queue_key=lane.name, ttl=2 * info_s))
-            ),
-            asyncio.create_task(every(self._settings.heartbeat_s / 4, self._beat)),
-        ]
+        self._order.on_ready()
+        return [asyncio.create_task(renew())]
 
-    async def _beat(self, lane: Lane) -> None:
-        for job in list(self.job_task_contexts):
-            if job.queue is lane and (job.duration("running") or 0) > self._settings.heartbeat_s * 250:
-                await lane.beat(job)
-
-    def _fail(self, error: Exception) -> None:
-        self.failure = error
-        asyncio.get_running_loop().call_soon(self._quit)
-
-    async def quit(self) -> None:
-        """Take nothing new; `start` returns when what runs has ended."""
-        await self._taker.stop()
-        self._quit()
-
-    def _quit(self) -> None:
-        # SAQ's own stop would wait for its upkeep to wake from its sleeps.
-        for task in list(self.tasks):
+    def quit(self) -> None:
+        """Take nothing new; `start` returns when what runs has ended. SAQ's `stop` would wait for its upkeep."""
+        self.event.set()
+        for task in self.tasks:
             if task.get_name() != "process":
                 task.cancel()
-        self.event.set()
+        if self._waiting is not None:
+            self._waiting.cancel()
