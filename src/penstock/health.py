@@ -7,12 +7,14 @@ import importlib.util
 import os
 import platform
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from penstock import __version__
+from penstock import __version__, listeners
+from penstock.core.base import Finding
 from penstock.core.capabilities import FLAGS
 from penstock.core.config import seconds
 from penstock.core.durations import format_duration
@@ -76,18 +78,18 @@ def checks(queue: JobQueue) -> list[Check]:
     """Look at everything that this queue's jobs need. Never raises; a broken thing is a check of level ``error``."""
     found = [_about(), *_packages()]
     ledger_works = True
-    for look in (_ledger, _clock, _engine, _results, _tasks, _pipelines, _workers, _overdue):
-        if look in (_clock, _workers, _overdue) and not ledger_works:
+    for look in _NAMES:
+        if look in (_clock, _workers, _queues, _overdue) and not ledger_works:
             continue  # one broken ledger is one error, not four
         area, name = _NAMES[look]
         try:
-            check = look(queue)
+            seen = look(queue)
         except Exception as error:  # noqa: BLE001 - a check that fails is what was looked for
             told = str(error) if isinstance(error, PenstockError) else f"{type(error).__name__}: {error}"
-            check = Check(area=area, name=name, level="error", told=mask_url(told), hint=_HINTS.get(name, ""))
-        if look is _ledger and check.level == "error":
+            seen = [Check(area=area, name=name, level="error", told=mask_url(told), hint=_HINTS.get(name, ""))]
+        if look is _ledger and seen[0].level == "error":
             ledger_works = False
-        found.append(check)
+        found += seen
     return found
 
 
@@ -109,71 +111,95 @@ def _packages() -> list[Check]:
     return [Check(area="about", name="packages", level="ok", told=told)]
 
 
-def _ledger(queue: JobQueue) -> Check:
+def _ledger(queue: JobQueue) -> list[Check]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # what a ledger warns of when it is opened is found below
+        ledger = queue.ledger
     started = time.perf_counter()
-    counts = queue.counts()
+    counts = ledger.counts()
     took_s = time.perf_counter() - started
     told = f"{mask_url(queue.config.ledger)}: {sum(counts.values()):,} jobs, {format_duration(took_s)}"
-    if took_s > _SLOW_S:
-        return Check(area="ledger", name="ledger", level="warning", told=told, hint="the ledger is slow")
-    return Check(area="ledger", name="ledger", level="ok", told=told)
+    slow = "the ledger is slow" if took_s > _SLOW_S else ""
+    return _with_findings("ledger", told, ledger.inspect(), hint=slow)
 
 
-def _clock(queue: JobQueue) -> Check:
+def _with_findings(area: Area, told: str, findings: Sequence[Finding], *, hint: str = "") -> list[Check]:
+    """Tell of a server in one line, and of each thing that is wrong with it in another."""
+    servers = [finding for finding in findings if finding.name == "server"]
+    broken = next((finding for finding in servers if finding.level == "error"), None)
+    if broken is not None:
+        first = Check(area=area, name=area, level="error", told=f"{told}: {broken.told}", hint=broken.hint)
+    else:
+        whole = "; ".join([told, *(finding.told for finding in servers)])
+        first = Check(area=area, name=area, level="warning" if hint else "ok", told=whole, hint=hint)
+    others = [finding for finding in findings if finding.name != "server"]
+    return [
+        first,
+        *(
+            Check(area=area, name=f"{area} {one.name}", level=one.level, told=mask_url(one.told), hint=one.hint)
+            for one in others
+        ),
+    ]
+
+
+def _clock(queue: JobQueue) -> list[Check]:
     apart_s = abs(queue.now().timestamp() - time.time())
     told = f"{format_duration(apart_s)} from the ledger's"
     if apart_s > _CLOCK_MAX_S:
         hint = "set this machine's clock; penstock itself uses the ledger's"
-        return Check(area="ledger", name="clock", level="warning", told=told, hint=hint)
-    return Check(area="ledger", name="clock", level="ok", told=told)
+        return [Check(area="ledger", name="clock", level="warning", told=told, hint=hint)]
+    return [Check(area="ledger", name="clock", level="ok", told=told)]
 
 
-def _engine(queue: JobQueue) -> Check:
-    url = mask_url(queue.config.backend)
+def _engine(queue: JobQueue) -> list[Check]:
+    url, queues = mask_url(queue.config.backend), queue.config.worker.queues
+    findings = queue.gateway.inspect(queues)
+    if any(finding.level == "error" for finding in findings):
+        return _with_findings("engine", url, findings)  # the engine itself might wait for it for ever
     try:
-        waiting = sum(queue.gateway.depth(name) for name in queue.config.worker.queues)
+        told = f"{url}: {sum(queue.gateway.depth(name) for name in queues):,} messages wait"
     except UnsupportedError:
-        return Check(area="engine", name="engine", level="ok", told=f"{url}: cannot say how many messages wait")
-    return Check(area="engine", name="engine", level="ok", told=f"{url}: {waiting} messages wait")
+        told = f"{url}: cannot say how many messages wait"
+    return _with_findings("engine", told, findings)
 
 
-def _results(queue: JobQueue) -> Check:
+def _results(queue: JobQueue) -> list[Check]:
     store = ResultStore(queue.config.results, inline_max_bytes=0)  # 0: goes to the store, not to the ledger
     job_id = f"doctor-{new_job_id()}"
     try:
         store.decode(store.encode("penstock doctor was here", job_id=job_id, attempt=1))
     finally:
         store.delete(job_id)
-    return Check(area="results", name="results", level="ok", told=f"{mask_url(queue.config.results)}: can be written")
+    return [Check(area="results", name="results", level="ok", told=f"{mask_url(queue.config.results)}: can be written")]
 
 
-def _tasks(queue: JobQueue) -> Check:
+def _tasks(queue: JobQueue) -> list[Check]:
     known = queue.tasks()
     failures = queue.load_failures
     if failures:
         told = "; ".join(f"{failure.file}: {failure.error}" for failure in failures)
-        return Check(area="tasks", name="tasks", level="error", told=told, hint="penstock tasks")
+        return [Check(area="tasks", name="tasks", level="error", told=told, hint="penstock tasks")]
     told = f"{len(known)} in {', '.join(queue.config.tasks)}" if queue.config.tasks else "none configured"
-    return Check(area="tasks", name="tasks", level="ok", told=told)
+    return [Check(area="tasks", name="tasks", level="ok", told=told)]
 
 
-def _pipelines(queue: JobQueue) -> Check:
+def _pipelines(queue: JobQueue) -> list[Check]:
     found = queue.pipelines()
     roots = sorted({str(root) for root in found.values()})
     if found and importlib.util.find_spec("flowerpower") is None:
         hint = 'workers need FlowerPower. Run: pip install "penstock[flowerpower]"'
-        return Check(area="tasks", name="pipelines", level="warning", told=f"{len(found)} found", hint=hint)
+        return [Check(area="tasks", name="pipelines", level="warning", told=f"{len(found)} found", hint=hint)]
     told = f"{len(found)} in {', '.join(roots)}" if found else "no FlowerPower project here"
-    return Check(area="tasks", name="pipelines", level="ok", told=told)
+    return [Check(area="tasks", name="pipelines", level="ok", told=told)]
 
 
-def _workers(queue: JobQueue) -> Check:
+def _workers(queue: JobQueue) -> list[Check]:
     alive, now = queue.workers(), queue.now()
     if not alive:
         waiting = queue.counts().get("queued", 0)
         hint = "start one: penstock worker" if waiting else ""
         level: Level = "warning" if waiting else "ok"
-        return Check(area="workers", name="workers", level=level, told=f"none alive; {waiting} jobs wait", hint=hint)
+        return [Check(area="workers", name="workers", level=level, told=f"none alive; {waiting} jobs wait", hint=hint)]
     told = ", ".join(
         f"{worker.id} (seen {format_duration(max(0.0, (now - worker.seen_at).total_seconds()))} ago, "
         f"{worker.running}/{worker.concurrency} busy)"
@@ -182,21 +208,30 @@ def _workers(queue: JobQueue) -> Check:
     here = os.uname().nodename
     if any(worker.host != here for worker in alive) and queue.config.ledger.startswith("sqlite:"):
         hint = "a SQLite ledger is for one host; use postgres:// or redis://"
-        return Check(area="workers", name="workers", level="warning", told=told, hint=hint)
-    return Check(area="workers", name="workers", level="ok", told=told)
+        return [Check(area="workers", name="workers", level="warning", told=told, hint=hint)]
+    return [Check(area="workers", name="workers", level="ok", told=told)]
 
 
-def _overdue(queue: JobQueue) -> Check:
+def _queues(queue: JobQueue) -> list[Check]:
+    if queue.gateway.in_process:
+        return []  # nobody has to listen
+    return [
+        Check(area="workers", name=one.name, level=one.level, told=one.told, hint=one.hint)
+        for one in listeners.look(queue, queue.workers())
+    ]
+
+
+def _overdue(queue: JobQueue) -> list[Check]:
     overdue = queue.jobs(states=("overdue",), limit=100)
     if not overdue:
-        return Check(area="workers", name="overdue", level="ok", told="no job has lost its worker")
+        return [Check(area="workers", name="overdue", level="ok", told="no job has lost its worker")]
     told = f"{len(overdue)} jobs have lost their worker: {', '.join(h.id for h in overdue[:3])}"
     ttl = format_duration(seconds(queue.config.lease.ttl))
     hint = f"any worker takes them back within {ttl}; is one alive? penstock worker"
-    return Check(area="workers", name="overdue", level="warning", told=told, hint=hint)
+    return [Check(area="workers", name="overdue", level="warning", told=told, hint=hint)]
 
 
-_NAMES: dict[Callable[[JobQueue], Check], tuple[Area, str]] = {
+_NAMES: dict[Callable[[JobQueue], list[Check]], tuple[Area, str]] = {
     _ledger: ("ledger", "ledger"),
     _clock: ("ledger", "clock"),
     _engine: ("engine", "engine"),
@@ -204,6 +239,7 @@ _NAMES: dict[Callable[[JobQueue], Check], tuple[Area, str]] = {
     _tasks: ("tasks", "tasks"),
     _pipelines: ("tasks", "pipelines"),
     _workers: ("workers", "workers"),
+    _queues: ("workers", "queues"),
     _overdue: ("workers", "overdue"),
 }
 _HINTS = {

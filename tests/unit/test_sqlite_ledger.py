@@ -20,8 +20,9 @@ from penstock.core.exceptions import ConfigError, LedgerError, LedgerUnavailable
 from penstock.job import lifecycle
 from penstock.job.lifecycle import TRANSITIONS, Event, State
 from penstock.job.models import Intent, JobQuery, LogLine
-from penstock.ledger import open_ledger, sql, sqlite, sqlite_file, sqlite_schema
+from penstock.ledger import open_ledger, sql, sqlite, sqlite_schema
 from penstock.ledger.sqlite import SqliteLedger
+from penstock.servers import disk
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -197,13 +198,13 @@ tmpfs /mnt/over tmpfs rw 0 0
     ],
 )
 def test_a_network_file_system_is_known_by_the_nearest_mount(place, kind):
-    assert sqlite_file.network_file_system(Path(place), MOUNTS) == kind
+    assert disk.network_file_system(Path(place), MOUNTS) == kind
 
 
 def test_a_ledger_on_a_network_file_system_is_refused_unless_told_otherwise(tmp_path, path, monkeypatch):
     mounts = tmp_path / "mounts"
     mounts.write_text(f"server:/x {tmp_path} nfs rw 0 0\n")
-    monkeypatch.setattr(sqlite_file, "MOUNTS", mounts)
+    monkeypatch.setattr(disk, "MOUNTS", mounts)
     with pytest.raises(ConfigError, match=r"lies on a nfs file system.*unsafe_network_fs = true"):
         open_ledger(f"sqlite:///{path}")
     assert not path.exists()

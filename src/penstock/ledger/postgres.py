@@ -10,7 +10,7 @@ from typing import Any, cast
 import msgspec
 from psycopg.rows import tuple_row
 
-from penstock.core.base import Applied, Ledger
+from penstock.core.base import Applied, Finding, Ledger
 from penstock.core.exceptions import InvalidJobError, JobNotFoundError, LedgerError
 from penstock.job.lifecycle import TRANSITIONS, Event, State, Transition
 from penstock.job.models import (
@@ -321,6 +321,10 @@ class PostgresLedger(Ledger):
         """See `Ledger.workers`."""
         found = self._rows(postgres_sql.WORKERS, within_s=seen_within_s)
         return [msgspec.structs.replace(_worker.decode(info), seen_at=rows.instant(at)) for info, at in found]
+
+    def inspect(self) -> Sequence[Finding]:
+        """See `Ledger.inspect`."""
+        return self._server.inspect()
 
     def close(self) -> None:
         """See `Ledger.close`."""

@@ -18,9 +18,11 @@ from psycopg import conninfo
 from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from penstock.core.base import Finding
 from penstock.core.exceptions import ConfigError, InvalidJobError, LedgerError, LedgerUnavailableError
 from penstock.core.secrets import mask_url
 from penstock.ledger import postgres_schema, rows
+from penstock.servers import postgres_look
 
 T = TypeVar("T")
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -150,6 +152,10 @@ class PostgresServer:
             raise LedgerError(f"ledger {self.url}: its tables are not there: {_text(error)}") from error
         except psycopg.Error as error:
             raise LedgerError(f"ledger {self.url}: {_text(error)}") from error
+
+    def inspect(self) -> list[Finding]:
+        """See `Ledger.inspect`."""
+        return postgres_look.look(self._conninfo, "psycopg")
 
     def close(self) -> None:
         """Close the pool; a connection that is at work closes when it is done."""

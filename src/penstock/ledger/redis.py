@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.core.base import Applied, Ledger
+from penstock.core.base import Applied, Finding, Ledger
 from penstock.core.exceptions import InvalidJobError, JobNotFoundError
 from penstock.job.lifecycle import SHOWN_STATES, TRANSITIONS, Event, State, Transition
 from penstock.job.models import (
@@ -255,6 +255,10 @@ class RedisLedger(Ledger):
         told = self._server.run(redis_reads.WORKERS, self._time(), repr(seen_within_s))
         seen = [(_worker.decode(info), rows.instant(float(at))) for info, at in told]
         return sorted((msgspec.structs.replace(w, seen_at=at) for w, at in seen), key=lambda worker: worker.id)
+
+    def inspect(self) -> Sequence[Finding]:
+        """See `Ledger.inspect`."""
+        return self._server.inspect()
 
     def close(self) -> None:
         """See `Ledger.close`."""

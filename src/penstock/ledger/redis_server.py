@@ -16,10 +16,11 @@ import redis.exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from penstock.core.base import Finding
 from penstock.core.exceptions import ConfigError, LedgerError, LedgerUnavailableError
 from penstock.core.secrets import mask_url
 from penstock.ledger.redis_lua import Script
-from penstock.servers import redis_client
+from penstock.servers import redis_client, redis_look
 
 T = TypeVar("T")
 
@@ -68,6 +69,7 @@ class RedisServer:
         if not _NAMESPACE.fullmatch(namespace):
             raise ConfigError(f"ledger {self.url}: {namespace!r} is no namespace: 1 to 64 of A-Z a-z 0-9 _ . -")
         self.prefix = f"{{{namespace}}}:"
+        self._address, self._namespace = address, namespace
         self._closed = False
         try:
             self._client = redis.Redis.from_pool(
@@ -176,6 +178,10 @@ class RedisServer:
             ) from error
         except redis.RedisError as error:
             raise LedgerError(f"ledger {self.url}: {mask_url(str(error))}") from error
+
+    def inspect(self) -> list[Finding]:
+        """See `Ledger.inspect`."""
+        return redis_look.look(self._address, "redis", holds="rows", namespace=self._namespace)
 
     def close(self) -> None:
         """Close the connections that are not at work; the others close when they are done."""

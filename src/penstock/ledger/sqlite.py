@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.core.base import Applied, Ledger
+from penstock.core.base import Applied, Finding, Ledger
 from penstock.core.exceptions import InvalidJobError, JobNotFoundError, LedgerError
 from penstock.job.lifecycle import TRANSITIONS, Event, State, Transition
 from penstock.job.models import (
@@ -403,6 +403,10 @@ class SqliteLedger(Ledger):
         """See `Ledger.workers`."""
         statement = "SELECT info FROM workers WHERE seen_at >= ? ORDER BY id"
         return [_worker.decode(info) for (info,) in self._rows(statement, (self._clock() - seen_within_s,))]
+
+    def inspect(self) -> Sequence[Finding]:
+        """See `Ledger.inspect`."""
+        return self._file.inspect()
 
     def close(self) -> None:
         """See `Ledger.close`."""

@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from penstock.core.base import Finding
 from penstock.core.exceptions import ConfigError, InvalidJobError, LedgerError, LedgerUnavailableError
 from penstock.ledger import rows, sqlite_schema
+from penstock.servers import disk
 
 T = TypeVar("T")
 
-MOUNTS = Path("/proc/mounts")
 _IDLE_READERS = 4
 _BUSY_TRIES = 3
 _UNAVAILABLE = frozenset(
@@ -34,46 +35,10 @@ _UNAVAILABLE = frozenset(
         sqlite3.SQLITE_AUTH,
     }
 )
-_NETWORK = frozenset(
-    {
-        "nfs",
-        "nfs4",
-        "cifs",
-        "smb3",
-        "smbfs",
-        "ncpfs",
-        "9p",
-        "afs",
-        "ceph",
-        "glusterfs",
-        "lustre",
-        "fuse",
-        "fuseblk",
-    }
-)
-
-
-def network_file_system(path: Path, mounts: str) -> str | None:
-    """Name the network (or FUSE) file system that ``path`` lies on, going by the text of ``/proc/mounts``."""
-    best, kind = -1, ""
-    for line in mounts.splitlines():
-        fields = line.split(" ")
-        if len(fields) < 3:
-            continue
-        # The kernel writes a blank in a mount point as \040.
-        point = fields[1].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
-        # Of two mounts on one point the later hides the earlier.
-        if len(point) >= best and (path == Path(point) or Path(point) in path.parents):
-            best, kind = len(point), fields[2]
-    return kind if kind in _NETWORK or kind.startswith("fuse.") else None
 
 
 def _refuse_network_fs(path: Path) -> None:
-    try:
-        mounts = MOUNTS.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return  # not Linux: there is nothing to ask
-    kind = network_file_system(path, mounts)
+    kind = disk.network_file_system(path, disk.mounts())
     if kind is not None:
         raise ConfigError(
             f"ledger {path} lies on a {kind} file system, where SQLite's write-ahead log can corrupt it; put it on "
@@ -132,6 +97,11 @@ class SqliteFile:
         with _told(self.path):
             self._writer = self._open_writer()
         _files.add(self)
+
+    def inspect(self) -> list[Finding]:
+        """See `Ledger.inspect`."""
+        told = f"SQLite {sqlite3.sqlite_version}, synchronous {self._synchronous}"
+        return [Finding(name="server", level="ok", told=told), *disk.look(self.path)]
 
     def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Let ``work`` execute a single statement, which is a transaction by itself."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -16,12 +17,12 @@ from arq.constants import in_progress_key_prefix, job_key_prefix
 
 from penstock.backends.arq.config import ArqSettings
 from penstock.backends.arq.worker import OUTAGES, Workers, encode
-from penstock.core.base import AsyncBackend, WorkOrder
+from penstock.core.base import AsyncBackend, Finding, WorkOrder
 from penstock.core.capabilities import Capabilities, Support
 from penstock.core.exceptions import BackendError, BackendUnavailableError, ConfigError
 from penstock.core.secrets import mask_url
 from penstock.job.models import Message
-from penstock.servers import redis_client
+from penstock.servers import redis_client, redis_look
 from penstock.servers.redis_url import SCHEMES as REDIS_SCHEMES
 from penstock.servers.redis_url import key_namespace
 
@@ -136,6 +137,12 @@ class ArqBackend(AsyncBackend):
         """See `Backend.depth`; exact while fewer than 5,000 messages are held."""
         with self._told():
             return await self._redis.eval(_DEPTH, 1, self._queue(queue), in_progress_key_prefix)  # type: ignore[misc]
+
+    async def inspect(self, queues: Sequence[str]) -> Sequence[Finding]:
+        """See `Backend.inspect`."""
+        return await asyncio.to_thread(
+            redis_look.look, self._url, "arq", "redis", holds="messages", namespace=self._namespace
+        )
 
     async def work(self, order: WorkOrder) -> None:
         """See `Backend.work`: ARQ's workers, in this loop."""

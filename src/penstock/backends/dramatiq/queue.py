@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 import msgspec
 
 from penstock.backends.dramatiq.config import DramatiqSettings
-from penstock.core.base import Backend, BackendContext, WorkOrder
+from penstock.core.base import Backend, BackendContext, Finding, WorkOrder
 from penstock.core.capabilities import Capabilities, Support
 from penstock.core.exceptions import BackendNotInstalledError
 from penstock.core.secrets import mask_url
@@ -73,6 +73,17 @@ class DramatiqBackend(Backend):
         """See `Backend.depth`."""
         with self._told():
             return self._broker.depth(queue)
+
+    def inspect(self, queues: Sequence[str]) -> Sequence[Finding]:
+        """See `Backend.inspect`."""
+        url = self.context.url.partition("+")[2]
+        if url.startswith("amqp"):
+            from penstock.backends.dramatiq import amqp_look
+
+            return amqp_look.look(self._broker, queues)
+        from penstock.servers import redis_look
+
+        return redis_look.look(url, "dramatiq", "redis", holds="messages", namespace=self.context.namespace)
 
     def work(self, order: WorkOrder) -> None:
         """See `Backend.work`: Dramatiq's worker threads behind one consumer."""

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
@@ -20,7 +21,7 @@ from huey.consumer import Consumer
 from penstock.backends.huey.config import HueySettings
 from penstock.backends.huey.engine import OneTaskHuey, QuietConsumer
 from penstock.backends.huey.storage import QueueStorage
-from penstock.core.base import Backend, BackendContext, WorkOrder
+from penstock.core.base import Backend, BackendContext, Finding, WorkOrder
 from penstock.core.capabilities import Capabilities, Support
 from penstock.core.exceptions import (
     BackendError,
@@ -30,6 +31,8 @@ from penstock.core.exceptions import (
 )
 from penstock.core.secrets import mask_url
 from penstock.job.models import Message
+from penstock.servers import disk
+from penstock.servers.findings import well
 from penstock.servers.redis_url import SCHEMES as REDIS_SCHEMES
 from penstock.servers.redis_url import key_namespace
 
@@ -43,7 +46,7 @@ class HueyBackend(Backend):
 
     def __init__(self, context: BackendContext) -> None:
         """Raises `ConfigError` for a URL without a path, or that redis-py cannot read."""
-        url = context.url.partition("+")[2]
+        self._url = url = context.url.partition("+")[2]
         context = msgspec.structs.replace(context, namespace=key_namespace(url, context.namespace))
         super().__init__(context)
         transport, _, rest = url.partition("://")
@@ -103,6 +106,15 @@ class HueyBackend(Backend):
         """See `Backend.depth`."""
         with self._told():
             return self._huey.storage.waiting(self._queue(queue))
+
+    def inspect(self, queues: Sequence[str]) -> Sequence[Finding]:
+        """See `Backend.inspect`."""
+        if self._url.startswith("sqlite"):
+            told = f"SQLite {sqlite3.sqlite_version}, synchronous NORMAL"
+            return [well(told, "huey"), *disk.look(Path(self._where))]
+        from penstock.servers import redis_look
+
+        return redis_look.look(self._url, "huey", "redis", holds="messages", namespace=self.context.namespace)
 
     def work(self, order: WorkOrder) -> None:
         """See `Backend.work`: Huey's consumer with worker threads."""
