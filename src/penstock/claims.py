@@ -29,10 +29,8 @@ class Claims:
     def __init__(
         self, writer: Writer, heart: Heart, *, owner: str, lease_s: float, count: Callable[[str, int], None]
     ) -> None:
-        self.limit: int | None = None
-        """How many jobs to claim at most."""
-        self.left: list[str] = []
-        """Jobs whose messages came after the limit was reached: to be published again."""
+        self._limit: int | None = None
+        self._left: list[str] = []
         self._writer = writer
         self._heart = heart
         self._owner = owner
@@ -40,16 +38,30 @@ class Claims:
         self._count = count
         self._lock = threading.Lock()
         self._taken = 0
+        """Claimed, or being claimed."""
+        self._claimed = 0
         self._ahead: defaultdict[str, deque[Owned | None]] = defaultdict(deque)
+
+    def begin(self, limit: int | None) -> None:
+        """Count from here, and claim at most so many jobs."""
+        with self._lock:
+            self._limit, self._taken, self._claimed, self._left = limit, 0, 0, []
 
     @property
     def spent(self) -> bool:
-        """Whether the limit is reached."""
-        return self.limit is not None and self._taken >= self.limit
+        """Whether the limit is reached, by claims that were granted."""
+        return self._limit is not None and self._claimed >= self._limit
+
+    def left(self) -> list[str]:
+        """Hand over, once, the jobs whose messages came when the limit was reached: they are to be published again."""
+        with self._lock:
+            left, self._left = self._left, []
+            return left
 
     def ahead(self, messages: Sequence[Message]) -> None:
         """Claim the jobs of messages that threads are waiting to run, in one transaction."""
-        wanted = [job_id for message in messages for job_id in message.job_ids if self._may_take(job_id)]
+        # What is over the limit is left when its thread asks for it: noted here too, it would be published twice.
+        wanted = [job_id for message in messages for job_id in message.job_ids if self._may_take(job_id, leave=False)]
         for job_id, owned in zip(wanted, self._claim(wanted), strict=True):
             self._ahead[job_id].append(owned)
 
@@ -96,6 +108,8 @@ class Claims:
             self._not_taken("refused", 1)
             return None
         self._count("claimed", 1)
+        with self._lock:
+            self._claimed += 1
         owned = self._heart.owned[answer.job.id] = Owned(answer.job, sent)
         self._heart.start()
         return owned
@@ -105,10 +119,11 @@ class Claims:
         with self._lock:
             self._taken -= number
 
-    def _may_take(self, job_id: str) -> bool:
+    def _may_take(self, job_id: str, *, leave: bool = True) -> bool:
         with self._lock:
-            if self.limit is not None and self._taken >= self.limit:
-                self.left.append(job_id)
+            if self._limit is not None and self._taken >= self._limit:
+                if leave:
+                    self._left.append(job_id)
                 return False
             self._taken += 1
             return True

@@ -351,11 +351,15 @@ class JobQueue(Rooms):
         concurrency: int | None = None,
         burst: bool = False,
         max_jobs: int | None = None,
+        connect_timeout: str | float = 0,
     ) -> Worker:
         """Return a worker: run it (`Worker.run`), or use it as a context manager to work in the background."""
         from penstock.worker import Worker
 
-        return Worker(self, queues=queues, concurrency=concurrency, burst=burst, max_jobs=max_jobs)
+        return Worker(
+            self, queues=queues, concurrency=concurrency, burst=burst, max_jobs=max_jobs,
+            connect_timeout=connect_timeout,
+        )  # fmt: skip
 
     def __enter__(self) -> JobQueue:
         return self

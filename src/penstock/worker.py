@@ -14,7 +14,14 @@ from penstock import __version__
 from penstock.capture import Capture
 from penstock.core.base import WorkOrder
 from penstock.core.config import seconds
-from penstock.core.exceptions import JobNotFoundError, LedgerError, PenstockError, UnsupportedError
+from penstock.core.exceptions import (
+    BackendUnavailableError,
+    JobNotFoundError,
+    LedgerError,
+    LedgerUnavailableError,
+    PenstockError,
+    UnsupportedError,
+)
 from penstock.core.secrets import mask_url
 from penstock.job.models import WorkerInfo
 from penstock.sources.decorators import TASKS
@@ -31,6 +38,12 @@ EXIT_FORCED = 143
 _TELL_EVERY_S = 10.0
 _BURST_POLL_S = 0.02
 _FORCED_WAIT_S = 0.4
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 5.0
+
+
+class _SignalledError(BaseException):
+    """A signal came before the worker had begun."""
 
 
 class Worker:
@@ -49,8 +62,9 @@ class Worker:
         burst: bool = False,
         max_jobs: int | None = None,
         echo: bool = False,
+        connect_timeout: str | float = 0,
     ) -> None:
-        """Set a worker up; nothing runs yet.
+        """Set a worker up; nothing runs yet, nothing is connected.
 
         Args:
             queue: whose jobs.
@@ -59,6 +73,7 @@ class Worker:
             burst: work off what is due and return; what is scheduled for later stays.
             max_jobs: return after that many claimed jobs.
             echo: also write what inline bodies print and log to this process's stderr.
+            connect_timeout: for how long an engine or a ledger that does not answer is tried again at the start.
         """
         config = queue.config
         self.queue = queue
@@ -68,6 +83,7 @@ class Worker:
         self.max_jobs = max_jobs
         self._grace_s = seconds(config.worker.grace)
         self._cancel_grace_s = seconds(config.lease.cancel_grace)
+        self._connect_timeout_s = seconds(connect_timeout)
         self._echo = echo
         self._ready = threading.Event()
         self._done = threading.Event()
@@ -75,21 +91,30 @@ class Worker:
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._told_at = 0.0
-        self._started_at = queue.ledger.now()
+        self._opening = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether messages are, or were, being taken."""
+        return self._ready.is_set()
 
     # -- as a command -------------------------------------------------------------------------------------------
 
     def run(self, *, on_ready: Callable[[], None] | None = None) -> int:
         """Work until a signal, or until the burst or ``max_jobs`` is over; return the exit code.
 
-        0 after a drain, `EXIT_FORCED` after a second signal.
+        0 after a drain or a signal before it was ready, `EXIT_FORCED` after a second signal.
 
         Raises:
-            BackendError: the engine failed.
+            BackendError: the engine failed, or did not answer within the ``connect_timeout``.
+            LedgerError: the ledger did not answer within the ``connect_timeout``.
         """
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
-            self.start()
+            try:
+                self.start()
+            except _SignalledError:
+                return 0
             if on_ready is not None:
                 on_ready()
             while not self._done.is_set() and self._signals == 0:
@@ -105,6 +130,8 @@ class Worker:
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._signals += 1
+        if self._opening:  # a driver is waiting for its server, for seconds
+            raise _SignalledError
 
     def _drain(self) -> bool:
         """Take nothing new and wait for what runs; False when a second signal or the grace ended the waiting."""
@@ -118,6 +145,7 @@ class Worker:
                 logger.warning("the grace of %g s is over; what still runs is handed back", self._grace_s)
                 self._release(self._cancel_grace_s)
                 return self._signals < 2
+            self._put_back()  # not only at the end: what runs may run for long
             self._tell()
         return True
 
@@ -150,19 +178,59 @@ class Worker:
 
         Raises:
             BackendError: the engine could not be started.
+            LedgerError: the ledger could not be opened.
         """
-        execution = self.queue.execution
+        until = time.monotonic() + self._connect_timeout_s
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                self._begin()
+                return
+            except (BackendUnavailableError, LedgerUnavailableError) as error:
+                left_s = until - time.monotonic()
+                what = "ledger" if isinstance(error, LedgerUnavailableError) else "engine"
+                if self._connect_timeout_s == 0:
+                    raise
+                if left_s <= 0:
+                    told = f"the {what} did not answer for {self._connect_timeout_s:g} s: {error}"
+                    raise type(error)(told) from error
+                pause_s = min(pause_s, left_s)
+                logger.warning(
+                    "the %s does not answer, trying again in %.1f s, for %.1f s more: %s", what, pause_s, left_s, error
+                )
+                self._pause(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _begin(self) -> None:
+        self._opening = True
+        try:
+            execution = self.queue.execution  # opens the ledger
+            self._started_at = self.queue.ledger.now()
+        finally:
+            self._opening = False
         execution.releasing = False
-        execution.claims.limit = self.max_jobs
+        execution.claims.begin(self.max_jobs)
         execution.capture = Capture.install(echo=self._echo)
+        self._failure = None
+        self._ready.clear()
+        self._done.clear()
         self._thread = threading.Thread(target=self._work, name="penstock-worker", daemon=True)
         self._thread.start()
-        self._ready.wait()
+        while not self._ready.wait(_BURST_POLL_S) and not self._done.is_set():
+            if self._signals:
+                raise _SignalledError
         if self._failure is not None:
             self._end()
             raise self._failure
         self.queue.sweeper.start(each_time=self._tell)
         self._tell(force=True)
+
+    def _pause(self, pause_s: float) -> None:
+        until = time.monotonic() + pause_s
+        while time.monotonic() < until:
+            if self._signals:
+                raise _SignalledError
+            time.sleep(_BURST_POLL_S)
 
     def stop(self, *, grace_s: float | None = None) -> None:
         """Take nothing new, wait for what runs up to the grace, hand the rest back."""
@@ -196,14 +264,15 @@ class Worker:
             self.queue.gateway.work(order)
         except BaseException as error:  # noqa: BLE001 - told to the thread that waits
             self._failure = error
-            logger.error("the engine's worker ended: %s", error)
+            if self.ready:
+                logger.error("the engine's worker ended: %s", error)
         finally:
             self._done.set()
-            self._ready.set()
 
     def _watch(self) -> None:
         """One look while working: is the burst over, have enough jobs been taken?"""
         self._tell()
+        self._put_back()
         if self.queue.execution.claims.spent:
             self.queue.gateway.stop()
             self._done.wait(0.05)
@@ -249,8 +318,9 @@ class Worker:
 
     def _put_back(self) -> None:
         """Publish again what was taken from the engine after ``max_jobs`` had been reached."""
-        claims = self.queue.execution.claims
-        left, claims.left = claims.left, []
+        left = self.queue.execution.claims.left()
+        if not left:
+            return
         try:
             self.queue.sweeper.push([self.queue.ledger.get(job_id) for job_id in left])
         except (LedgerError, JobNotFoundError) as error:
@@ -289,14 +359,15 @@ class Worker:
         return {name: count for name, count in counted.items() if count}
 
     def _end(self) -> None:
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return  # not even begun: the ledger may be out of reach
         self.queue.sweeper.close()
         self._put_back()
         capture, self.queue.execution.capture = self.queue.execution.capture, None
         if capture is not None:
             capture.uninstall()
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.join(1 if self._done.is_set() else 0)
+        thread.join(1 if self._done.is_set() else 0)
         try:
             self.queue.ledger.forget_worker(self.queue.owner)
         except LedgerError as error:

@@ -1,35 +1,44 @@
-"""``worker``: one process that works jobs off."""
+"""``worker``: works jobs off, in this process or in several."""
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from cyclopts import Parameter
 
 from penstock.cli.failures import UsageError
 from penstock.cli.session import Session, words
+from penstock.core.config import seconds
 from penstock.core.durations import parse_duration_s
+from penstock.core.exceptions import LedgerError
 from penstock.core.secrets import mask_url
 from penstock.job.lifecycle import FINAL
 
 if TYPE_CHECKING:
-    from penstock.client import JobQueue
+    from penstock.core.config import Config
     from penstock.worker import Worker
 
 _FLAG = Parameter(negative="", show_default=False)
+_OPTION = Parameter(show_default=False)
+_WORDS = Parameter(consume_multiple=True, negative="", show_default=False)
+_KILL_AFTER_S = 5.0
+"""How much longer than its own limits a process may take before its parent kills it."""
 
 
 def worker(
     *queue: str,
-    tasks: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="", show_default=False)] = (),
+    tasks: Annotated[tuple[str, ...], _WORDS] = (),
     concurrency: Annotated[int | None, Parameter(name=["--concurrency", "-c"], show_default=False)] = None,
-    queues: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="", show_default=False)] = (),
+    processes: Annotated[int | None, Parameter(name=["--processes", "-p"], show_default=False)] = None,
+    queues: Annotated[tuple[str, ...], _WORDS] = (),
     burst: Annotated[bool, _FLAG] = False,
-    max_jobs: Annotated[int | None, Parameter(show_default=False)] = None,
-    grace: Annotated[str | None, Parameter(show_default=False)] = None,
+    max_jobs: Annotated[int | None, _OPTION] = None,
+    grace: Annotated[str | None, _OPTION] = None,
+    connect_timeout: Annotated[str | None, _OPTION] = None,
     session: Annotated[Session, Parameter(parse=False)],
 ) -> int:
     """Work jobs off until told to stop.
@@ -40,46 +49,65 @@ def worker(
     Args:
         queue: The queues to work off, in order of preference; default: as configured.
         tasks: Modules and folders that hold tasks, added to those configured.
-        concurrency: How many jobs at once.
+        concurrency: How many jobs at once, in each process.
+        processes: How many processes.
         queues: The same as QUEUE.
         burst: Work off what is due, then end. What is scheduled for later stays.
-        max_jobs: End after so many jobs.
+        max_jobs: End after so many jobs, of all processes together.
         grace: How long a drain may take, such as 30s.
+        connect_timeout: For how long to try again when engine or ledger do not answer at the start; 0: not at all.
         session: Handed in by the parser.
     """
-    for option, number in (("--concurrency", concurrency), ("--max-jobs", max_jobs)):
+    for option, number in (("--concurrency", concurrency), ("--max-jobs", max_jobs), ("--processes", processes)):
         if number is not None and number < 1:
             raise UsageError(f"{option} takes a number over 0, not {number}")
+    config = _config(session, {"--grace": grace, "--connect-timeout": connect_timeout})
+    count = processes or config.worker.processes
+    if count > 1:
+        arguments = [*queue, *_repeated("--queues", queues), *_repeated("--tasks", tasks)]
+        options = {"--concurrency": concurrency, "--grace": grace, "--connect-timeout": connect_timeout}
+        arguments += [f"{name}={value}" for name, value in options.items() if value is not None]
+        return _several(session, config, count, arguments, burst=burst, max_jobs=max_jobs)
+    from penstock.tether import Tether
     from penstock.worker import Worker
 
-    opened = _queue(session, tasks, grace)
-    names = words([*queue, *queues])
+    tether = Tether.of_parent()
+    opened = session.queue(config=config, tasks=tasks)
     made = Worker(
-        opened, queues=names or None, concurrency=concurrency, burst=burst, max_jobs=max_jobs,
-        echo=session.verbose > 0,
+        opened, queues=words([*queue, *queues]) or None, concurrency=concurrency, burst=burst, max_jobs=max_jobs,
+        echo=session.verbose > 0, connect_timeout=config.worker.connect_timeout,
     )  # fmt: skip
     opened.load_tasks()  # now, so that what does not load is told before the first job
-    code = made.run(on_ready=lambda: _ready(session, made))
+
+    def ready() -> None:
+        _ready(session, made)
+        if tether is not None:
+            tether.tell_ready()
+
+    code = made.run(on_ready=ready)
     _closing(session, made, code)
     return code
 
 
-def _queue(session: Session, tasks: Sequence[str], grace: str | None) -> JobQueue:
+def _config(session: Session, durations: dict[str, str | None]) -> Config:
     config = session.settings.config
-    if grace is not None:
+    given = {option: text for option, text in durations.items() if text is not None}
+    for option, text in given.items():
         try:
-            parse_duration_s(grace)
+            parse_duration_s(text)
         except ValueError as error:
-            raise UsageError(f"--grace: {error}") from None
-        config = msgspec.structs.replace(config, worker=msgspec.structs.replace(config.worker, grace=grace))
-    return session.queue(config=config, tasks=tasks)
+            raise UsageError(f"{option}: {error}") from None
+    changes = {option.removeprefix("--").replace("-", "_"): text for option, text in given.items()}
+    return msgspec.structs.replace(config, worker=msgspec.structs.replace(config.worker, **changes))
+
+
+# -- one process ----------------------------------------------------------------------------------------------------
 
 
 def _ready(session: Session, made: Worker) -> None:
     info = made.info()
     if session.json:
-        session.document({"schema": "penstock.worker/1", "event": "ready", "worker": info})
-        sys.stdout.flush()
+        _document(session, "ready", worker=info)
         return
     pipelines = len(made.queue.pipelines())
     known = f"{len(info.tasks)} tasks" + (f", {pipelines} pipelines" if pipelines else "")
@@ -91,19 +119,98 @@ def _ready(session: Session, made: Worker) -> None:
 
 
 def _closing(session: Session, made: Worker, code: int) -> None:
-    counts: dict[str, int] = made.counts()
-    left = {state: count for state, count in made.queue.counts().items() if state not in FINAL}
+    counts: dict[str, int] = {}
+    left: dict[str, int] = {}
+    if made.ready:
+        counts = made.counts()
+        try:
+            left = {state: count for state, count in made.queue.counts().items() if state not in FINAL}
+        except LedgerError as error:
+            _line(session, f"what is still to do is not known: {error}")
     if session.json:
-        session.document({
-            "schema": "penstock.worker/1", "event": "ended", "counts": counts, "left": left, "exit_code": code,
-        })  # fmt: skip
+        _document(session, "ended", counts=counts, left=left, exit_code=code)
         return
-    told = _told(counts) or "nothing to do"
+    told = (_told(counts) or "nothing to do") if made.ready else "it was never ready"
     _line(session, f"worker {made.queue.owner} ended: {told}" + (f"; still to do: {_told(left)}" if left else ""))
 
 
 def _told(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
+
+
+# -- several processes ----------------------------------------------------------------------------------------------
+
+
+def _several(
+    session: Session, config: Config, count: int, arguments: Sequence[str], *, burst: bool, max_jobs: int | None
+) -> int:
+    """Run the worker in several processes; each reads the configuration for itself."""
+    from penstock.processes import Processes, refuse_unshared, shares
+
+    refuse_unshared(session.queue(config=config), count)
+    session.close()  # nothing was connected, and nothing will be here
+    common = [*_of_everywhere(session), *arguments, "--processes=1", *(["--burst"] if burst else [])]
+    return Processes(
+        [[*common, *([] if share is None else [f"--max-jobs={share}"])] for share in shares(max_jobs, count)],
+        ends=burst or max_jobs is not None,
+        drain_s=seconds(config.worker.grace) + seconds(config.lease.cancel_grace) + _KILL_AFTER_S,
+        say=_saying(session),
+        as_json=session.json,
+    ).run()
+
+
+def _of_everywhere(session: Session) -> list[str]:
+    """Write the global options as they were given."""
+    options = {
+        "--url": session.url, "--ledger": session.ledger, "--config": session.config, "--project": session.project,
+    }  # fmt: skip
+    flags = {"--json": session.json, "--quiet": session.quiet, "--no-color": session.no_color}
+    return [
+        *(f"{name}={value}" for name, value in options.items() if value is not None),
+        *(name for name, given in flags.items() if given),
+        *["--verbose"] * session.verbose,
+    ]
+
+
+def _repeated(option: str, values: Sequence[str]) -> list[str]:
+    return [f"{option}={value}" for value in values]
+
+
+def _saying(session: Session) -> Callable[..., None]:
+    def say(event: str, **fields: Any) -> None:
+        if session.json:
+            _document(session, event, **fields)
+        else:
+            _line(session, _TEXTS[event](fields))
+
+    return say
+
+
+_TEXTS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "started": lambda told: f"{len(told['pids'])} processes: {', '.join(map(str, told['pids']))}",
+    "died": lambda told: (
+        f"warning: process {told['pid']} {_of_code(told['code'])}; another takes its place in {told['again_in_s']:g} s"
+    ),
+    "gave_up": lambda told: f"error: process {told['pid']} {_of_code(told['code'])} before it was ready; giving up",
+    "killed": lambda told: f"warning: process {told['pid']} did not end in time; it is killed",
+}
+
+
+def _of_code(code: int) -> str:
+    if code > 128:  # as a shell tells of a signal
+        try:
+            return f"died of {signal.Signals(code - 128).name}"
+        except ValueError:
+            pass
+    return f"ended with exit code {code}"
+
+
+# -- writing --------------------------------------------------------------------------------------------------------
+
+
+def _document(session: Session, event: str, **fields: Any) -> None:
+    session.document({"schema": "penstock.worker/1", "event": event, **fields})
+    sys.stdout.flush()
 
 
 def _line(session: Session, text: str) -> None:

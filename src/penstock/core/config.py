@@ -35,6 +35,10 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     queues: tuple[str, ...] = ("default",)
     concurrency: int = 4
+    processes: int = 1
+    """How many processes the command ``penstock worker`` runs, each with that concurrency."""
+    connect_timeout: str | float = "30s"
+    """For how long the command tries again when engine or ledger do not answer at its start; 0: not at all."""
     grace: str | float = "25s"
     """How long a drain may take after the first SIGTERM."""
     max_jobs_per_child: int = 100

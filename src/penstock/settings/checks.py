@@ -15,18 +15,24 @@ Trouble = tuple[str, str]
 """The dotted key to blame, and what is wrong with it."""
 
 _MAY_BE_ZERO = {
-    "worker.grace", "lease.fence_margin", "lease.cancel_grace", "sweep.publish_grace", "sweep.max_publish_grace",
-    "history.keep_succeeded", "history.keep_failed",
+    "worker.grace", "worker.connect_timeout", "lease.fence_margin", "lease.cancel_grace", "sweep.publish_grace",
+    "sweep.max_publish_grace", "history.keep_succeeded", "history.keep_failed",
 }  # fmt: skip
 _AT_LEAST = {
     "worker.concurrency": 1,
+    "worker.processes": 1,
     "worker.max_jobs_per_child": 1,
     "defaults.max_attempts": 1,
     "defaults.max_crashes": 1,
     "sweep.batch": 1,
     "result_inline_max_bytes": 0,
 }
-_AT_MOST = {"defaults.max_attempts": 1000, "defaults.max_crashes": 1000, "worker.concurrency": 10_000}
+_AT_MOST = {
+    "defaults.max_attempts": 1000,
+    "defaults.max_crashes": 1000,
+    "worker.concurrency": 10_000,
+    "worker.processes": 1000,
+}
 _SCHEME = re.compile(r"[a-z][a-z0-9]*(\+[a-z][a-z0-9]*)?://", re.ASCII)
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 

@@ -1,0 +1,43 @@
+"""Ties a worker process to the parent that started it, so that it does not outlive it, however that one ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+
+VARIABLE = "_PENSTOCK_TETHER"
+"""The environment variable that tells a child the descriptor of its end."""
+_ORPHAN_S = (0.3, 10.0)
+"""How long a child that lost its parent has after the first signal to itself, and after the second."""
+
+
+class Tether:
+    """A child's end of what ties it to its parent: once the parent is gone, it leaves and hands its jobs back."""
+
+    def __init__(self, fd: int) -> None:
+        os.set_inheritable(fd, False)
+        self._socket = socket.socket(fileno=fd)
+        threading.Thread(target=self._wait, name="penstock-tether", daemon=True).start()
+
+    @classmethod
+    def of_parent(cls) -> Tether | None:
+        """Return the tether that the parent left in the environment; None for a worker that stands alone."""
+        fd = os.environ.pop(VARIABLE, None)
+        return None if fd is None else cls(int(fd))
+
+    def tell_ready(self) -> None:
+        """Tell the parent that jobs are being taken."""
+        with contextlib.suppress(OSError):
+            self._socket.send(b"r")
+
+    def _wait(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.recv(1)  # nothing is ever sent: this is the parent's end
+        for number, patience_s in zip((signal.SIGTERM, signal.SIGINT), _ORPHAN_S, strict=True):
+            os.kill(os.getpid(), number)
+            time.sleep(patience_s)
+        os._exit(128 + signal.SIGTERM)  # the main thread is stuck in something that heeds no signal
