@@ -2,16 +2,15 @@
 
 A message comes when there is room for it, never before: what waited at a busy worker would wait while others are idle.
 From one queue they are pushed, as many as are free to run; over several queues, which RabbitMQ knows no order of, they
-are pulled. When a job ends, the message that is held the longest is acknowledged, whichever job's it is, and within two
-minutes all are: RabbitMQ ends the channel of a worker that holds one for 30 minutes, and the ledger's lease
-watches over the job anyway. Classic queues, because quorum queues know no ten priorities.
+are pulled. A message is acknowledged when its job has ended. A job that runs longer than RabbitMQ's consumer_timeout
+(30 minutes) costs its worker the channel, and the message comes again: the ledger refuses it, the worker opens
+another. Classic queues, because quorum queues know no ten priorities.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,8 +18,9 @@ import aio_pika
 from aio_pika.connection import Connection, make_url
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 
-from penstock.backends.taskiq.broker import Native, OneTaskBroker
+from penstock.backends.taskiq.broker import OneTaskBroker, Taken, native
 from penstock.backends.taskiq.config import TaskiqSettings
+from penstock.job.models import Message
 
 _WAIT_S = 30.0
 
@@ -39,9 +39,7 @@ class AmqpBroker(OneTaskBroker):
         self._arrived: asyncio.Queue[Any] = asyncio.Queue()
         self._tag: str | None = None
         self._window = 0
-        self._running = 0
-        self._held: deque[Any] = deque()
-        self._letting_go: asyncio.Future[None] | None = None
+        self._held = 0
 
     async def connect(self) -> None:
         """See `OneTaskBroker.connect`."""
@@ -57,7 +55,6 @@ class AmqpBroker(OneTaskBroker):
                 await self.disconnect()
                 raise
             self._channel = await self._connection.channel()
-            await self._channel.set_qos(prefetch_count=1)
             arrived: asyncio.Queue[Any] = asyncio.Queue()
             self._arrived = arrived
 
@@ -74,10 +71,10 @@ class AmqpBroker(OneTaskBroker):
             )
         return self._declared[name]
 
-    async def publish(self, messages: Sequence[Native]) -> None:
+    async def publish(self, messages: Sequence[Message]) -> None:
         """See `OneTaskBroker.publish`: each is confirmed by RabbitMQ, all are on their way at once."""
         await self.connect()
-        for queue in {each.message.queue for each in messages}:
+        for queue in {each.queue for each in messages}:
             await self._queue(queue)
         exchange = self._channel.default_exchange
         try:
@@ -87,17 +84,17 @@ class AmqpBroker(OneTaskBroker):
             self._declared.clear()  # somebody may have deleted a queue
             raise
 
-    async def _publish(self, exchange: Any, each: Native) -> None:
+    async def _publish(self, exchange: Any, each: Message) -> None:
         message = aio_pika.Message(
-            each.body,
+            native(each),
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-            priority=each.message.priority,
-            message_id=each.message.id,
-            type=each.task_name,
+            priority=each.priority,
+            message_id=each.id,
+            type=each.name,
             content_type="application/json",
-            headers={"task_id": each.message.id, "task_name": each.task_name},
+            headers={"task_id": each.id, "task_name": each.name},
         )
-        await exchange.publish(message, routing_key=f"penstock.{self.namespace}.{each.message.queue}")
+        await exchange.publish(message, routing_key=f"penstock.{self.namespace}.{each.queue}")
 
     async def depth(self, queue: str) -> int:
         """See `OneTaskBroker.depth`."""
@@ -105,100 +102,88 @@ class AmqpBroker(OneTaskBroker):
         declared = await (await self._queue(queue)).declare(timeout=self.settings.verb_timeout_s)
         return declared.message_count or 0
 
-    async def take(self) -> bytes | None:
+    async def take(self, room: int) -> Sequence[Taken]:
         """See `OneTaskBroker.take`."""
+        if self._channel is None or self._channel.is_closed:
+            raise ChannelInvalidStateError("RabbitMQ has closed the channel")
         queues = [await self._queue(queue) for queue in self.queues]
         if len(queues) == 1:
-            await self._open_window(queues[0])
-            return self._keep(await self._next())
+            await self._open_window(queues[0], room)
+            found = await self._arrival(room)
+        else:
+            found = await self._pull(queues, room) or await self._first(queues)
+        self._held += len(found)
+        return [Taken(message.body, (self._channel, message)) for message in found]
+
+    async def _open_window(self, queue: Any, room: int) -> None:
+        """Have messages pushed: as many as there is room for, and those that run and RabbitMQ has not forgotten."""
+        window = room + self._held
+        if self._tag is None or window > self._window:
+            await self.rest()
+            await self._channel.set_qos(prefetch_count=window)
+            self._window, self._tag = window, await queue.consume(self._arrived.put)
+
+    async def _arrival(self, most: int) -> list[Any]:
+        found: list[Any] = []
+        with contextlib.suppress(TimeoutError):
+            found.append(await asyncio.wait_for(self._arrived.get(), _WAIT_S))
+        while not self._arrived.empty() and len(found) < most:
+            found.append(self._arrived.get_nowait())
+        return [message for message in found if message is not None]
+
+    async def _pull(self, queues: Sequence[Any], most: int) -> list[Any]:
+        found: list[Any] = []
         for queue in queues:
-            message = await queue.get(fail=False, timeout=self.settings.verb_timeout_s)
-            if message is not None:
-                return self._keep(message)
-        return self._keep(await self._first(queues))
+            while len(found) < most and (message := await queue.get(fail=False, timeout=self.settings.verb_timeout_s)):
+                found.append(message)
+        return found
 
-    async def _open_window(self, queue: Any) -> None:
-        """Have messages pushed: together with those that run and are acknowledged already, as many as may run."""
-        window = self.concurrency - (self._running - len(self._held))
-        if self._tag is not None and window <= self._window:
-            return
-        await self._close_window()
-        await self._channel.set_qos(prefetch_count=window)
-        self._window, self._tag = window, await queue.consume(self._arrived.put)
-
-    async def _close_window(self) -> None:
-        tag, self._tag = self._tag, None
-        if tag is not None:
-            await (await self._queue(self.queues[0])).cancel(tag)
-
-    async def _first(self, queues: Sequence[Any]) -> Any:
+    async def _first(self, queues: Sequence[Any]) -> list[Any]:
         """Have messages pushed until there is one; of several that come at once, the first queue's is kept."""
+        await self._channel.set_qos(prefetch_count=1)
         tags = [(queue, await queue.consume(self._arrived.put)) for queue in queues]
-        arrived = [await self._next()]
+        arrived = await self._arrival(1)
         for queue, tag in tags:
             await queue.cancel(tag)
-        while not self._arrived.empty():
-            arrived.append(self._arrived.get_nowait())
+        arrived += [message for message in self._unread() if message is not None]
         names = [queue.name for queue in queues]
-        found = sorted((m for m in arrived if m is not None), key=lambda message: names.index(message.routing_key))
-        for message in found[1:]:
+        arrived.sort(key=lambda message: names.index(message.routing_key))
+        for message in arrived[1:]:
             await message.nack(requeue=True)
-        return found[0] if found else None
+        return arrived[:1]
 
-    async def _next(self) -> Any:
-        try:
-            return await asyncio.wait_for(self._arrived.get(), _WAIT_S)
-        except TimeoutError:
-            return None
-
-    def _keep(self, message: Any) -> bytes | None:
-        if message is None:
-            return None
-        self._running += 1
-        self._held.append(message)
-        if self._letting_go is None:
-            self._letting_go = asyncio.ensure_future(self._let_go())
-        return message.body
-
-    async def ended(self) -> None:
-        """See `OneTaskBroker.ended`."""
-        self._running -= 1
-        if self._held:
-            # On a channel that has ended the message waits again: the ledger refuses it a second time.
-            with contextlib.suppress(*self.outages):
-                await self._held.popleft().ack()
-
-    async def _let_go(self) -> None:
-        """Acknowledge what has been held for a while; nothing new is pushed for it until there is room."""
-        while self._held:
-            oldest = self._held[0]
-            await asyncio.sleep(self.settings.hold_s)
-            if self._held and self._held[0] is oldest:
-                with contextlib.suppress(*self.outages):
-                    await self._close_window()
-                    while self._held:
-                        await self._held.popleft().ack()
-                # Whoever waits for the next one waits behind a window that is closed.
-                await self.wake()
-        self._letting_go = None
+    def _unread(self) -> list[Any]:
+        return [self._arrived.get_nowait() for _ in range(self._arrived.qsize())]
 
     async def wake(self) -> None:
         """See `OneTaskBroker.wake`."""
         self._arrived.put_nowait(None)
 
-    async def give_back(self, message: bytes) -> None:
+    async def ended(self, taken: Taken) -> None:
+        """See `OneTaskBroker.ended`."""
+        channel, message = taken.origin
+        if channel is self._channel:
+            self._held -= 1
+            await message.ack()
+
+    async def give_back(self, taken: Taken) -> None:
         """See `OneTaskBroker.give_back`: RabbitMQ puts it where it was."""
-        self._running -= 1
-        await self._held.pop().nack(requeue=True)
+        self._held -= 1
+        await taken.origin[1].nack(requeue=True)
+
+    async def rest(self) -> None:
+        """See `OneTaskBroker.rest`: what was pushed and not begun waits again."""
+        tag, self._tag = self._tag, None
+        if tag is not None:
+            await (await self._queue(self.queues[0])).cancel(tag)
+            for message in self._unread():
+                if message is not None:
+                    await message.nack(requeue=True)
 
     async def disconnect(self) -> None:
-        """See `OneTaskBroker.disconnect`. What was pushed and not begun waits again."""
-        if self._letting_go is not None:
-            self._letting_go.cancel()
-            self._letting_go = None
-        self._held.clear()
+        """See `OneTaskBroker.disconnect`."""
         connection, self._connection, self._channel = self._connection, None, None
-        self._tag = None
+        self._tag, self._held = None, 0
         self._declared.clear()
         if connection is not None and not connection.is_closed:
             with contextlib.suppress(*self.outages):

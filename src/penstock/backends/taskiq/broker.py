@@ -1,56 +1,43 @@
-"""What our three brokers share: TaskIQ's messages, one task of any name, and taking that loses nothing when it stops.
+"""What our three brokers share: TaskIQ's messages, one task of any name, and verbs that move many messages in a trip.
 
-They are TaskIQ brokers of our own, not those of taskiq-redis, taskiq-aio-pika and taskiq-nats, for what these cannot
-do: several queues in an order, priorities, many messages in one trip, and a broker that comes back after an outage.
-What they write is what those would write.
+What they write is what the official brokers would write. Those would not do:
+taskiq-redis 1.2.4 wants redis>=8, which arq (<6) and saq[redis] (<8) exclude; its list broker takes one message a trip
+from one list, and its listening ends at an outage (it waits for Python's ConnectionError, not redis-py's).
+taskiq-aio-pika 0.6.1 merges its queues in no order, and sends one message at a time, each confirmed before the next.
+taskiq-nats 0.7.0 has one subject, so no queues or priorities, and one trip for each message.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import logging
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from taskiq import AckableMessage, AsyncBroker, AsyncTaskiqDecoratedTask, BrokerMessage
-from taskiq.abc.serializer import TaskiqSerializer
 
 from penstock.backends.taskiq.config import TaskiqSettings
 from penstock.job.models import Message
-
-logger = logging.getLogger("penstock.backends.taskiq")
 
 DEFAULT_PRIORITY = 5
 HIGHEST_FIRST = range(9, -1, -1)
 
 
-class Native(msgspec.Struct, frozen=True):
-    """A message of ours as TaskIQ writes it."""
+class Taken(NamedTuple):
+    """A message that a worker has taken, and what its broker knows it by."""
 
-    message: Message
-    task_name: str
     body: bytes
+    origin: Any
 
 
-def native(message: Message) -> Native:
+def native(message: Message) -> bytes:
     """Return what TaskIQ would send for a call of our one task with this message."""
-    name = message.name or "penstock"
-    body: dict[str, Any] = {
-        "task_id": message.id, "task_name": name, "labels": {}, "labels_types": {}, "args": [],
-        "kwargs": msgspec.to_builtins(message),
-    }  # fmt: skip
-    return Native(message, name, msgspec.json.encode(body))
-
-
-class _Json(TaskiqSerializer):
-    def dumpb(self, value: Any) -> bytes:
-        return msgspec.json.encode(value)
-
-    def loadb(self, value: bytes) -> Any:
-        return msgspec.json.decode(value)
+    return msgspec.json.encode(
+        {
+            "task_id": message.id, "task_name": message.name or "penstock", "labels": {}, "labels_types": {},
+            "args": [], "kwargs": msgspec.to_builtins(message),
+        }
+    )  # fmt: skip
 
 
 class OneTaskBroker(AsyncBroker):
@@ -61,17 +48,16 @@ class OneTaskBroker(AsyncBroker):
 
     def __init__(self, url: str, namespace: str, settings: TaskiqSettings) -> None:
         super().__init__()
-        self.serializer = _Json()
         self.url = url
         self.namespace = namespace
         self.settings = settings
         self.queues: tuple[str, ...] = ()
-        self.concurrency = 1
-        self.on_ready: Callable[[], None] = lambda: None
         self._one_task: AsyncTaskiqDecoratedTask[..., Any] | None = None
 
-    def only(self, run: Callable[..., Awaitable[Any]]) -> None:
-        """Make ``run`` the one task."""
+    def serve(self, queues: tuple[str, ...], run: Callable[..., Awaitable[Any]]) -> None:
+        """Be a worker's from now on."""
+        self.is_worker_process = True
+        self.queues = queues
         self._one_task = self.register_task(run, task_name="penstock")
 
     def find_task(self, task_name: str) -> AsyncTaskiqDecoratedTask[Any, Any] | None:
@@ -87,7 +73,7 @@ class OneTaskBroker(AsyncBroker):
         """Connect unless connected; anew after an outage."""
 
     @abstractmethod
-    async def publish(self, messages: Sequence[Native]) -> None:
+    async def publish(self, messages: Sequence[Message]) -> None:
         """Send messages, in order."""
 
     @abstractmethod
@@ -95,19 +81,22 @@ class OneTaskBroker(AsyncBroker):
         """Count what waits in a queue."""
 
     @abstractmethod
-    async def take(self) -> bytes | AckableMessage | None:
-        """Wait for the best message; None after some seconds without, or after `wake`."""
-
-    async def ended(self) -> None:
-        """Hear that what one of the taken messages asked for has been done."""
+    async def take(self, room: int) -> Sequence[Taken]:
+        """Wait for messages and take the best, at most ``room``; none after some seconds without, or after `wake`."""
 
     @abstractmethod
     async def wake(self) -> None:
-        """End the waiting of the `take` that is under way."""
+        """End the waiting of the `take` that is under way; without one, nothing happens."""
 
     @abstractmethod
-    async def give_back(self, message: Any) -> None:
-        """Let a message that was taken wait again, before the others."""
+    async def give_back(self, taken: Taken) -> None:
+        """Let a message that was taken wait again."""
+
+    async def ended(self, taken: Taken) -> None:
+        """Hear that what a message asked for has been done."""
+
+    async def rest(self) -> None:
+        """Hear that nothing will be taken any more, while what was taken still runs."""
 
     @abstractmethod
     async def disconnect(self) -> None:
@@ -117,32 +106,6 @@ class OneTaskBroker(AsyncBroker):
         """Not used: TaskIQ would send one message at a time."""
         raise NotImplementedError
 
-    async def listen(self) -> AsyncGenerator[bytes | AckableMessage, None]:
-        """Yield messages as TaskIQ's receiver has room for them. An outage is waited for."""
-        self.on_ready()
-        outages = 0
-        while True:
-            taking = asyncio.ensure_future(self._take(again=outages > 0))
-            try:
-                message = await asyncio.shield(taking)
-                outages = 0
-            except asyncio.CancelledError:
-                # A message may be on its way already: it must not be lost with the waiting for it.
-                with contextlib.suppress(Exception):
-                    await self.wake()
-                    if (late := await taking) is not None:
-                        await self.give_back(late)
-                raise
-            except self.outages as error:
-                outages += 1
-                pause_s = min(0.1 * 2**outages, 10.0)
-                logger.warning("the broker does not answer: %s; trying again in %g s", error, pause_s)
-                await asyncio.sleep(pause_s)
-            else:
-                if message is not None:
-                    yield message
-
-    async def _take(self, *, again: bool) -> bytes | AckableMessage | None:
-        if again:
-            await self.connect()
-        return await self.take()
+    def listen(self) -> AsyncGenerator[bytes | AckableMessage, None]:
+        """Not used: TaskIQ would take one message at a time."""
+        raise NotImplementedError

@@ -13,5 +13,3 @@ class TaskiqSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     connect_timeout_s: float = 5.0
     verb_timeout_s: float = 30.0
     """How long RabbitMQ and NATS may take over one call, before they count as out of reach."""
-    hold_s: float = 60.0
-    """RabbitMQ: a message of a job that runs is acknowledged after once or twice this time, if none was before."""

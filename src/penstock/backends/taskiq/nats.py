@@ -1,7 +1,7 @@
 """TaskIQ on NATS JetStream: a work-queue stream for each project, a subject for each queue and priority.
 
-A message is acknowledged when it begins, so no job outlives the time that NATS waits for that: the ledger's lease
-watches over it from there.
+A message is acknowledged when it is taken, so no job outlives the time that NATS waits for that: the ledger's lease
+watches over it from there. Who has published rings a bell, a subject that no stream keeps.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import nats
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError
-from taskiq import AckableMessage
 
-from penstock.backends.taskiq.broker import HIGHEST_FIRST, Native, OneTaskBroker
+from penstock.backends.taskiq.broker import HIGHEST_FIRST, OneTaskBroker, Taken, native
 from penstock.backends.taskiq.config import TaskiqSettings
+from penstock.job.models import Message
 
 _WAIT_S = 5.0
 _SOON_S = 0.02
-"""The bell may ring before the stream has the message: what was announced and is not there is looked for again."""
+"""What is counted and not to be had is being taken, or given back, by somebody else: it is looked for again."""
 
 
 class NatsBroker(OneTaskBroker):
@@ -40,12 +41,13 @@ class NatsBroker(OneTaskBroker):
         self._answers: Any = None
         self._connecting = asyncio.Lock()
         self._consumers: set[str] = set()
-        self._waiting: dict[str, int] = {}
         self._bell = asyncio.Event()
-        self._taken: Msg | None = None
 
     def _subject(self, queue: str, priority: int) -> str:
         return f"{self._root}.{_token(queue)}.{priority}"
+
+    def _bell_of(self, queue: str) -> str:
+        return f"penstock-bell.{_token(self.namespace)}.{_token(queue)}"
 
     async def connect(self) -> None:
         """See `OneTaskBroker.connect`."""
@@ -73,20 +75,19 @@ class NatsBroker(OneTaskBroker):
                 )
             self._answers = await client.subscribe(client.new_inbox())
             for queue in self.queues:
-                await client.subscribe(f"{self._root}.{_token(queue)}.*", cb=self._heard)
-            self._waiting.clear()
+                await client.subscribe(self._bell_of(queue), cb=self._heard)
 
-    async def _heard(self, message: Msg) -> None:
-        self._waiting[message.subject] = self._waiting.get(message.subject, 0) + 1
+    async def _heard(self, _ring: Msg) -> None:
         self._bell.set()
 
-    async def publish(self, messages: Sequence[Native]) -> None:
+    async def publish(self, messages: Sequence[Message]) -> None:
         """See `OneTaskBroker.publish`: each is confirmed by JetStream, all are on their way at once."""
         await self.connect()
         publish = self._jetstream.publish
-        await asyncio.gather(
-            *(publish(self._subject(each.message.queue, each.message.priority), each.body) for each in messages)
-        )
+        await asyncio.gather(*(publish(self._subject(each.queue, each.priority), native(each)) for each in messages))
+        for queue in {each.queue for each in messages}:
+            await self._client.publish(self._bell_of(queue))
+        await self._client.flush()
 
     async def depth(self, queue: str) -> int:
         """See `OneTaskBroker.depth`."""
@@ -97,27 +98,22 @@ class NatsBroker(OneTaskBroker):
         info = await self._jetstream.stream_info(self._stream, subjects_filter=subjects)
         return dict(info.state.subjects or {})
 
-    async def take(self) -> AckableMessage | None:
-        """See `OneTaskBroker.take`. What others have taken is noticed when nothing comes."""
-        wait_s = _WAIT_S
-        subjects = [self._subject(queue, priority) for queue in self.queues for priority in HIGHEST_FIRST]
+    async def take(self, room: int) -> Sequence[Taken]:
+        """See `OneTaskBroker.take`: one trip to see which subjects have something, one to take from each of these."""
         self._bell.clear()
-        if not any(self._waiting.get(subject) for subject in subjects):
-            self._waiting.update(await self._counts(f"{self._root}.>"))
-        for subject in subjects:
-            if self._waiting.get(subject):
-                message = await self._next(subject)
-                if message is not None:
-                    self._waiting[subject] -= 1
-                    self._taken = message
-                    return AckableMessage(data=message.data, ack=message.ack)
-                self._waiting[subject] = 0
+        waiting = await self._counts(f"{self._root}.>")
+        found: list[Taken] = []
+        wait_s = _WAIT_S
+        for subject in (self._subject(queue, priority) for queue in self.queues for priority in HIGHEST_FIRST):
+            if waiting.get(subject) and len(found) < room:
+                found += await self._fetch(subject, min(room - len(found), waiting[subject]))
                 wait_s = _SOON_S
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._bell.wait(), wait_s)
-        return None
+        if not found:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._bell.wait(), wait_s)
+        return found
 
-    async def _next(self, subject: str) -> Msg | None:
+    async def _fetch(self, subject: str, most: int) -> list[Taken]:
         consumer = subject.removeprefix(f"{self._root}.").replace(".", "-")
         if consumer not in self._consumers:
             await self._jetstream.add_consumer(
@@ -125,24 +121,28 @@ class NatsBroker(OneTaskBroker):
                 ConsumerConfig(durable_name=consumer, filter_subject=subject, ack_policy=AckPolicy.EXPLICIT),
             )
             self._consumers.add(consumer)
-        # By hand: the client's own `fetch` of one message waits for it, and there is another subject to look at.
+        # By hand: the client's own `fetch` waits for as many as it asks for, and there are other subjects to look at.
         await self._client.publish(
             f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{consumer}",
-            b'{"batch": 1, "no_wait": true}',
+            msgspec.json.encode({"batch": most, "no_wait": True}),
             reply=self._answers.subject,
         )
-        message: Msg = await self._answers.next_msg(timeout=self.settings.verb_timeout_s)
-        return None if message.headers and "Status" in message.headers else message
+        found: list[Taken] = []
+        while len(found) < most:
+            message: Msg = await self._answers.next_msg(timeout=self.settings.verb_timeout_s)
+            if message.headers and "Status" in message.headers:  # there is no more
+                break
+            await message.ack()
+            found.append(Taken(message.data, subject))
+        return found
 
     async def wake(self) -> None:
         """See `OneTaskBroker.wake`."""
         self._bell.set()
 
-    async def give_back(self, message: AckableMessage) -> None:
+    async def give_back(self, taken: Taken) -> None:
         """See `OneTaskBroker.give_back`."""
-        if self._taken is not None:
-            await self._taken.nak()
-            await self._client.flush()
+        await self._jetstream.publish(taken.origin, taken.body)
 
     async def disconnect(self) -> None:
         """See `OneTaskBroker.disconnect`."""

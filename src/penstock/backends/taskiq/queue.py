@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -10,13 +9,12 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import msgspec
-from taskiq import AckableMessage
-from taskiq.acks import AcknowledgeType
-from taskiq.receiver import Receiver
 
-from penstock.backends.taskiq.broker import OneTaskBroker, native
+from penstock.backends.taskiq.broker import OneTaskBroker
 from penstock.backends.taskiq.config import TaskiqSettings
-from penstock.core.base import AsyncBackend, MirroredFailure, WorkOrder
+from penstock.backends.taskiq.look import look
+from penstock.backends.taskiq.worker import Worker
+from penstock.core.base import AsyncBackend, Finding, MirroredFailure, WorkOrder
 from penstock.core.capabilities import Capabilities, Support
 from penstock.core.exceptions import (
     BackendError,
@@ -27,41 +25,9 @@ from penstock.core.exceptions import (
 )
 from penstock.core.secrets import mask_url
 from penstock.job.models import Message
+from penstock.servers.redis_url import SCHEMES as REDIS_SCHEMES
 
 logger = logging.getLogger("penstock.backends.taskiq")
-
-
-class _Mirrored(logging.Filter):
-    """TaskIQ logs a traceback of each task that raises; a failure that is only mirrored has been told already."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], MirroredFailure))
-
-
-# TaskIQ tells at INFO of each task: the ledger does that.
-logging.getLogger("taskiq").setLevel(logging.WARNING)
-logging.getLogger("taskiq.receiver.receiver").addFilter(_Mirrored())
-
-
-class _Receiver(Receiver):
-    """TaskIQ's receiver; it also knows what runs, and tells the broker of each message that is dealt with."""
-
-    broker: OneTaskBroker
-
-    def __init__(self, broker: OneTaskBroker, **options: Any) -> None:
-        super().__init__(broker, **options)
-        self.running: set[asyncio.Task[Any]] = set()
-
-    async def callback(self, message: bytes | AckableMessage, raise_err: bool = False) -> None:
-        """Deal with a message, whatever it holds."""
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - the receiver makes one for each message
-        self.running.add(task)
-        try:
-            await super().callback(message, raise_err)
-        finally:
-            self.running.discard(task)
-            await self.broker.ended()
 
 
 class TaskiqBackend(AsyncBackend):
@@ -69,11 +35,11 @@ class TaskiqBackend(AsyncBackend):
 
     name: ClassVar[str] = "taskiq"
     schemes: ClassVar[tuple[str, ...]] = (
-        "taskiq+redis", "taskiq+rediss", "taskiq+amqp", "taskiq+amqps", "taskiq+nats", "taskiq+tls",
+        *(f"taskiq+{scheme}" for scheme in REDIS_SCHEMES), "taskiq+amqp", "taskiq+amqps", "taskiq+nats", "taskiq+tls",
     )  # fmt: skip
     settings_type: ClassVar[type[msgspec.Struct]] = TaskiqSettings
 
-    _stopped: asyncio.Event | None = None
+    _worker: Worker | None = None
 
     @classmethod
     def capabilities_of(cls, scheme: str) -> Capabilities:
@@ -83,7 +49,7 @@ class TaskiqBackend(AsyncBackend):
             priority=Support.NATIVE if transport.startswith("amqp") else Support.EMULATED,
             withdraw=Support.ABSENT,
             depth=Support.NATIVE,
-            bulk=Support.NATIVE if transport.startswith("redis") else Support.EMULATED,
+            bulk=Support.NATIVE if transport in REDIS_SCHEMES else Support.EMULATED,
             workers=Support.NATIVE,
             persistent=Support.NATIVE,
         )
@@ -102,7 +68,7 @@ class TaskiqBackend(AsyncBackend):
     async def publish(self, messages: Sequence[Message]) -> None:
         """See `Backend.publish`."""
         with self._told():
-            await self._broker.publish([native(message) for message in messages])
+            await self._broker.publish(messages)
 
     async def withdraw(self, message_ids: Sequence[str]) -> int:
         """Not to be had: no broker of TaskIQ's finds a message by its id."""
@@ -112,6 +78,10 @@ class TaskiqBackend(AsyncBackend):
         """See `Backend.depth`."""
         with self._told():
             return await self._broker.depth(queue)
+
+    async def inspect(self, queues: Sequence[str]) -> Sequence[Finding]:
+        """See `Backend.inspect`."""
+        return await look(self.context.url.partition("+")[2], self.context.namespace, queues)
 
     async def work(self, order: WorkOrder) -> None:
         """See `Backend.work`: TaskIQ's receiver, in this loop."""
@@ -129,34 +99,15 @@ class TaskiqBackend(AsyncBackend):
             if line is not None and settings.mirror_failures:
                 raise MirroredFailure(line)
 
+        broker.serve(order.queues, run)
+        self._worker = worker = Worker(broker, order)
         with self._told():
-            broker.queues = order.queues
-            broker.concurrency = order.concurrency
-            broker.on_ready = order.on_ready
-            broker.only(run)
-            broker.is_worker_process = True
-            await broker.connect()
-            self._stopped = asyncio.Event()
-            receiver = _Receiver(
-                broker,
-                validate_params=False,
-                max_async_tasks=order.concurrency,
-                max_prefetch=0,
-                run_startup=False,
-                ack_type=AcknowledgeType.WHEN_RECEIVED,
-            )
-            try:
-                await receiver.listen(self._stopped)
-            finally:
-                self._stopped = None
-                # When listening fails, TaskIQ leaves what runs behind.
-                if receiver.running:
-                    await asyncio.wait(tuple(receiver.running))
+            await worker.work()
 
     async def stop(self) -> None:
         """See `Backend.stop`."""
-        if self._stopped is not None:
-            self._stopped.set()
+        if self._worker is not None:
+            await self._worker.stop()
 
     async def close(self) -> None:
         """See `Backend.close`."""
@@ -171,9 +122,6 @@ class TaskiqBackend(AsyncBackend):
             yield
         except (BackendError, ConfigError):
             raise
-        except BaseExceptionGroup as group:
-            # TaskIQ's receiver runs in a task group.
-            raise BackendError(f"{where}: {group.exceptions[0]}") from group
         except Exception as error:
             if isinstance(error, self._broker.outages):
                 raise BackendUnavailableError(f"{where} cannot be reached: {error}") from error
@@ -182,7 +130,7 @@ class TaskiqBackend(AsyncBackend):
 
 def _broker_class(url: str) -> type[OneTaskBroker]:
     """Import the broker of a URL, and with it the one driver that it needs."""
-    if url.startswith("redis"):
+    if url.partition("://")[0] in REDIS_SCHEMES:
         from penstock.backends.taskiq.redis import RedisBroker
 
         return RedisBroker

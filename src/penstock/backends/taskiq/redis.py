@@ -13,10 +13,26 @@ from redis import asyncio as aioredis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from penstock.backends.taskiq.broker import DEFAULT_PRIORITY, HIGHEST_FIRST, Native, OneTaskBroker
+from penstock.backends.taskiq.broker import DEFAULT_PRIORITY, HIGHEST_FIRST, OneTaskBroker, Taken, native
 from penstock.backends.taskiq.config import TaskiqSettings
+from penstock.job.models import Message
+from penstock.servers import redis_client
+from penstock.servers.redis_url import key_namespace
 
 _WAIT_S = 5.0
+
+_TAKE = """
+local taken = {}
+for _, key in ipairs(KEYS) do
+    while #taken < tonumber(ARGV[1]) * 2 do
+        local body = redis.call('RPOP', key)
+        if not body then break end
+        taken[#taken + 1] = body
+        taken[#taken + 1] = key
+    end
+end
+return taken
+"""
 
 
 class RedisBroker(OneTaskBroker):
@@ -25,17 +41,13 @@ class RedisBroker(OneTaskBroker):
     outages = (RedisConnectionError, RedisTimeoutError, OSError)
 
     def __init__(self, url: str, namespace: str, settings: TaskiqSettings) -> None:
-        super().__init__(url, namespace, settings)
-        # A blocking read must not time out: redis-py 8 would let it after 5 s.
-        self._redis: Any = aioredis.from_url(
-            url,
-            socket_timeout=None,
-            socket_connect_timeout=settings.connect_timeout_s,
-            socket_keepalive=True,
+        super().__init__(url, key_namespace(url, namespace), settings)
+        self._redis: Any = aioredis.Redis.from_pool(
+            redis_client.async_pool(url, namespace=namespace, connect_timeout_s=settings.connect_timeout_s)
         )
         self._waiting: Any = self._redis.client()
         self._waiting_id = 0
-        self._popped: dict[bytes, bytes] = {}
+        self._more = False
 
     def _band(self, queue: str, priority: int) -> str:
         key = f"taskiq:{self.namespace}:{queue}"
@@ -49,11 +61,11 @@ class RedisBroker(OneTaskBroker):
         if self.queues:
             self._waiting_id = await self._waiting.client_id()
 
-    async def publish(self, messages: Sequence[Native]) -> None:
+    async def publish(self, messages: Sequence[Message]) -> None:
         """See `OneTaskBroker.publish`: one transaction for all."""
         lists: dict[str, list[bytes]] = {}
         for each in messages:
-            lists.setdefault(self._band(each.message.queue, each.message.priority), []).append(each.body)
+            lists.setdefault(self._band(each.queue, each.priority), []).append(native(each))
         async with self._redis.pipeline(transaction=True) as pipe:
             for key, bodies in lists.items():
                 pipe.lpush(key, *bodies)
@@ -66,22 +78,24 @@ class RedisBroker(OneTaskBroker):
                 pipe.llen(key)
             return sum(await pipe.execute())
 
-    async def take(self) -> bytes | None:
-        """See `OneTaskBroker.take`: of several lists, Redis pops from the first that has something."""
+    async def take(self, room: int) -> Sequence[Taken]:
+        """See `OneTaskBroker.take`: many in a trip while there are some, else one when it comes."""
         keys = [key for queue in self.queues for key in self._bands(queue)]
+        if self._more:
+            flat = await self._waiting.eval(_TAKE, len(keys), *keys, room)
+            if flat:
+                return [Taken(body, key) for body, key in zip(flat[::2], flat[1::2], strict=True)]
         found = await self._waiting.brpop(keys, timeout=_WAIT_S)
-        if found is None:
-            return None
-        self._popped = {found[1]: found[0]}
-        return found[1]
+        self._more = found is not None
+        return [Taken(found[1], found[0])] if found else []
 
     async def wake(self) -> None:
         """See `OneTaskBroker.wake`: the read ends as if its time were over, so nothing that it popped is lost."""
         await self._redis.client_unblock(self._waiting_id)
 
-    async def give_back(self, message: bytes) -> None:
-        """See `OneTaskBroker.give_back`."""
-        await self._redis.rpush(self._popped[message], message)
+    async def give_back(self, taken: Taken) -> None:
+        """See `OneTaskBroker.give_back`: before the others."""
+        await self._redis.rpush(taken.origin, taken.body)
 
     async def disconnect(self) -> None:
         """See `OneTaskBroker.disconnect`."""
