@@ -16,6 +16,7 @@ from penstock.core.capabilities import FLAGS, Capabilities
 from penstock.core.hookspecs import GROUP
 from penstock.job import lifecycle
 from penstock.job.lifecycle import TRANSITIONS
+from penstock.servers.redis_url import SCHEMES as REDIS_SCHEMES
 
 ROOT = Path(__file__).parents[1]
 MADE = "<!-- made by `make docs`: change the source it names, not this page -->"
@@ -42,14 +43,19 @@ def _flag_texts() -> dict[str, str]:
     }
 
 
+_SPELLINGS = frozenset({"amqps", "tls", "postgresql", *REDIS_SCHEMES} - {"redis"})
+"""Other ways to write a transport: with TLS, a socket, sentinels. They can what the plain one can."""
+
+
 def _transports() -> dict[str, Capabilities]:
-    """Return the capabilities of every transport of our own backends, by scheme."""
+    """Return the capabilities of every transport of our own backends, by its plain scheme."""
     ours = sorted(p.name for p in entry_points(group=GROUP) if p.dist is not None and p.dist.name == "penstock")
     return {
         scheme: found.capabilities_of(scheme)
         for name in ours
         for found in [registry.backend_class(name)]
         for scheme in found.schemes
+        if scheme.partition("+")[2] not in _SPELLINGS
     }
 
 
@@ -73,6 +79,7 @@ def capabilities_page() -> str:
     told = _paragraph("""
         What a transport can do, from the classes in `src/penstock/backends`. Each flag is read in one place,
         `gateway.py`, and each has tests in the conformance suite that also say what holds where it is absent.
+        Other spellings (TLS, sockets, sentinels, clusters) are in [servers.md](servers.md).
     """)
     parts = [
         "# Capabilities",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import ssl
+import threading
 import warnings
+from urllib.parse import urlsplit
 
 import pytest
-from redis_forms import Cluster, Guarded, tls_redis
+from redis_forms import Cluster, Guarded, certificates, tls_redis
 
 from penstock.client import JobQueue
 from penstock.core.exceptions import (
@@ -23,6 +28,7 @@ from penstock.testing.conformance.bodies import note
 from penstock.testing.conformance.record import Record
 from penstock.testing.conformance.waiting import final
 from penstock.testing.harness import CALM, harness_for
+from penstock.testing.server import Server, answers, free_port
 
 ENGINES = ("rq", "saq", "arq", "taskiq", "huey", "dramatiq")
 
@@ -145,6 +151,15 @@ def test_the_ledger_refuses_a_node_of_a_cluster_in_plain_words(cluster):
         open_ledger(cluster.nodes[0].url)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("url", ["redis+sentinel://host:26379", "rediss+sentinel://host:port/jobs", "unix://"])
+def test_an_engine_refuses_a_url_that_cannot_be_read_before_anything_is_written(engine, url, tmp_path):
+    ledger = tmp_path / "ledger.db"
+    with pytest.raises(ConfigError):
+        JobQueue(f"{engine}+{url}", ledger=f"sqlite:///{ledger}")
+    assert not ledger.exists()
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -202,3 +217,89 @@ def test_workers_and_ledger_go_on_after_the_sentinels_promote_the_replica(queue_
         assert queues["ledger"].ledger.get(before["ledger"].id).state == "succeeded"
         for harness in {harness for harness, _ in queue_at.made}:
             harness.reset()
+
+
+# -- RabbitMQ, NATS and PostgreSQL: what a URL says of TLS reaches the client ------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory):
+    return certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def tls_listener(certified):
+    """A server that only shakes hands; it tells what it heard first, or why there was nothing to hear."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certified.certificate, certified.key)
+    heard = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(10)
+
+        def serve():
+            with contextlib.suppress(OSError):
+                plain, _ = listening.accept()
+                plain.settimeout(10)
+                try:
+                    with context.wrap_socket(plain, server_side=True) as connection:
+                        heard.append(connection.recv(8))
+                except ssl.SSLError as error:
+                    heard.append(error.reason)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listening.getsockname()[1], heard, thread
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("taskiq+amqps://127.0.0.1:{port}/?cafile={authority}", b"AMQP\x00\x00\x09\x01"),
+        ("taskiq+amqps://127.0.0.1:{port}/", None),
+        ("dramatiq+amqps://127.0.0.1:{port}/?ssl_options={{'ca_certs':'{authority}'}}", b"AMQP\x00\x00\x09\x01"),
+        ("dramatiq+amqps://127.0.0.1:{port}/", None),
+    ],
+)
+def test_rabbitmq_is_spoken_to_over_tls_and_only_if_somebody_vouches(url, said, certified, tls_listener, queue_at):
+    port, heard, thread = tls_listener
+    _, queue = queue_at(url.format(port=port, authority=certified.authority))
+    assert queue.gateway.inspect(["default"])[0].level == "error"  # it hangs up
+    thread.join()
+    assert [word for word in heard if isinstance(word, bytes)] == ([said] if said else [])
+
+
+def test_a_job_runs_on_nats_over_tls(certified, nats_url, runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(certified.authority))
+    port, folder = free_port(), tmp_path / "nats"
+    folder.mkdir()
+    program = str(services.providers._program("nats"))
+    command = [
+        program, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(folder / "data"),
+        "--tls", "--tlscert", str(certified.certificate), "--tlskey", str(certified.key),
+    ]  # fmt: skip
+    ready = answers(port, b"", b"INFO ")
+    with Server("nats", folder=folder, url="", commands=[command], ready=ready):
+        assert runs(f"taskiq+tls://127.0.0.1:{port}") == ["ran"]
+
+
+@pytest.mark.parametrize("where", ["ledger", "engine"])
+def test_postgres_is_refused_when_tls_is_asked_for_and_not_to_be_had(where, postgres_url, queue_at):
+    url = f"{postgres_url}?sslmode=require"
+    if where == "ledger":
+        with pytest.raises(LedgerUnavailableError, match="SSL"):
+            open_ledger(url)
+    else:
+        _, queue = queue_at(f"saq+{url}")
+        with pytest.raises(BackendUnavailableError, match="SSL"):
+            queue.gateway.depth("default")
+
+
+def test_a_job_runs_on_the_first_of_several_rabbitmqs_that_answers(rabbitmq_url, runs):
+    assert runs(f"dramatiq+amqp://127.0.0.1:1/;{rabbitmq_url}") == ["ran"]
+
+
+def test_a_job_runs_on_the_first_of_several_postgres_hosts_that_answers(postgres_url, runs):
+    host = urlsplit(postgres_url).netloc.partition("@")[2]
+    url = postgres_url.replace(host, f"127.0.0.1:1,{host}")
+    assert runs(f"saq+{url}", f"{url}?schema=several") == ["ran"]

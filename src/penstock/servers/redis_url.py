@@ -17,6 +17,9 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import msgspec
 
+from penstock.core.exceptions import ConfigError
+from penstock.core.secrets import mask_url
+
 SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
 CLUSTER_SCHEMES = ("redis+cluster", "rediss+cluster")
 SCHEMES = ("redis", "rediss", "unix", *SENTINEL_SCHEMES, *CLUSTER_SCHEMES)
@@ -42,6 +45,16 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 def key_namespace(url: str, namespace: str) -> str:
     """Return what keys of a namespace are to hold: in braces on a cluster, whose nodes share keys out by that."""
     return f"{{{namespace}}}" if url.partition("://")[0] in CLUSTER_SCHEMES else namespace
+
+
+def refuse_unreadable(backend_url: str) -> None:
+    """Raise `ConfigError` for a backend's URL of Redis that `read_url` cannot read; others pass."""
+    url = backend_url.partition("+")[2]
+    if url.partition("://")[0] in SCHEMES:
+        try:
+            read_url(url)
+        except ValueError as error:
+            raise ConfigError(f"{mask_url(backend_url)}: {error}") from None
 
 
 def read_url(url: str) -> Place:

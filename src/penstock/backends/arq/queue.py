@@ -17,14 +17,14 @@ from arq.constants import in_progress_key_prefix, job_key_prefix
 
 from penstock.backends.arq.config import ArqSettings
 from penstock.backends.arq.worker import OUTAGES, Workers, encode
-from penstock.core.base import AsyncBackend, Finding, WorkOrder
+from penstock.core.base import AsyncBackend, BackendContext, Finding, WorkOrder
 from penstock.core.capabilities import Capabilities, Support
 from penstock.core.exceptions import BackendError, BackendUnavailableError, ConfigError
 from penstock.core.secrets import mask_url
 from penstock.job.models import Message
 from penstock.servers import redis_client, redis_look
 from penstock.servers.redis_url import SCHEMES as REDIS_SCHEMES
-from penstock.servers.redis_url import key_namespace
+from penstock.servers.redis_url import key_namespace, refuse_unreadable
 
 _KEPT_MS = 365 * 24 * 3600 * 1000
 """ARQ forgets a message after a day; a sweep would publish it again, but it may as well stay."""
@@ -63,6 +63,11 @@ class ArqBackend(AsyncBackend):
     settings_type: ClassVar[type[msgspec.Struct]] = ArqSettings
 
     _workers: Workers | None = None
+
+    def __init__(self, context: BackendContext) -> None:
+        """Raises `ConfigError` for a URL of Redis that cannot be read."""
+        super().__init__(context)
+        refuse_unreadable(context.url)
 
     @classmethod
     def capabilities_of(cls, scheme: str) -> Capabilities:

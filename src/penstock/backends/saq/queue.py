@@ -12,12 +12,13 @@ import msgspec
 
 from penstock.backends.saq.config import SaqSettings
 from penstock.backends.saq.worker import LanesWorker
-from penstock.core.base import AsyncBackend, Finding, WorkOrder
+from penstock.core.base import AsyncBackend, BackendContext, Finding, WorkOrder
 from penstock.core.capabilities import Capabilities, Support
 from penstock.core.exceptions import BackendNotInstalledError, BackendUnavailableError, ConfigError
 from penstock.core.secrets import mask_url
 from penstock.job.models import Message
 from penstock.servers.redis_url import SCHEMES as REDIS_SCHEMES
+from penstock.servers.redis_url import refuse_unreadable
 
 if TYPE_CHECKING:
     from penstock.backends.saq.postgres import PostgresStore
@@ -34,6 +35,11 @@ class SaqBackend(AsyncBackend):
     settings_type: ClassVar[type[msgspec.Struct]] = SaqSettings
 
     _worker: LanesWorker | None = None
+
+    def __init__(self, context: BackendContext) -> None:
+        """Raises `ConfigError` for a URL of Redis that cannot be read."""
+        super().__init__(context)
+        refuse_unreadable(context.url)
 
     @classmethod
     def capabilities_of(cls, scheme: str) -> Capabilities:

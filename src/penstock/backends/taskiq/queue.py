@@ -14,7 +14,7 @@ from penstock.backends.taskiq.broker import OneTaskBroker
 from penstock.backends.taskiq.config import TaskiqSettings
 from penstock.backends.taskiq.look import look
 from penstock.backends.taskiq.worker import Worker
-from penstock.core.base import AsyncBackend, Finding, MirroredFailure, WorkOrder
+from penstock.core.base import AsyncBackend, BackendContext, Finding, MirroredFailure, WorkOrder
 from penstock.core.capabilities import Capabilities, Support
 from penstock.core.exceptions import (
     BackendError,
@@ -26,6 +26,7 @@ from penstock.core.exceptions import (
 from penstock.core.secrets import mask_url
 from penstock.job.models import Message
 from penstock.servers.redis_url import SCHEMES as REDIS_SCHEMES
+from penstock.servers.redis_url import refuse_unreadable
 
 logger = logging.getLogger("penstock.backends.taskiq")
 
@@ -40,6 +41,11 @@ class TaskiqBackend(AsyncBackend):
     settings_type: ClassVar[type[msgspec.Struct]] = TaskiqSettings
 
     _worker: Worker | None = None
+
+    def __init__(self, context: BackendContext) -> None:
+        """Raises `ConfigError` for a URL of Redis that cannot be read."""
+        super().__init__(context)
+        refuse_unreadable(context.url)
 
     @classmethod
     def capabilities_of(cls, scheme: str) -> Capabilities:
