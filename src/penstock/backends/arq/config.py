@@ -14,8 +14,6 @@ class ArqSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """How long such a result is kept. Others never are."""
     poll_s: float = 0.02
     """How often an idle worker looks for messages; ARQ's own default is 0.5 s."""
-    read_limit: int = 500
-    """Messages looked through at a time, those included that other workers hold; ARQ's own default is 100."""
     lock_s: float = 30.0
     """How long after its worker's last sign of life a message goes to another; ARQ's own lock is never renewed."""
     connect_timeout_s: float = 5.0

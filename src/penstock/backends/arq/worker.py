@@ -16,7 +16,7 @@ import msgspec
 from arq.connections import ArqRedis
 from arq.constants import in_progress_key_prefix
 from arq.utils import timestamp_ms
-from arq.worker import Function, Worker
+from arq.worker import Worker, func
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -31,17 +31,21 @@ OUTAGES = (RedisConnectionError, RedisTimeoutError, OSError)
 """What redis-py raises when trying again may help."""
 
 
-# What ARQ's worker does for each message, for many at once: whoever sets its lock has it.
+# What ARQ's worker does for each message, for many at once: whoever sets its lock has it. Those that others hold lie
+# in the same set, in front: they are passed by, however many they are.
 _TAKE = """
-local taken = {}
-local left = tonumber(ARGV[4])
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[2], 'LIMIT', 0, ARGV[3])) do
-    if left == 0 then break end
-    if redis.call('SET', ARGV[1] .. id, '1', 'NX', 'PX', ARGV[5]) then
-        taken[#taken + 1] = id
-        left = left - 1
+local taken, from, ids = {}, 0, nil
+local left = tonumber(ARGV[3])
+repeat
+    ids = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[2], 'LIMIT', from, 100)
+    for _, id in ipairs(ids) do
+        if left > 0 and redis.call('SET', ARGV[1] .. id, '1', 'NX', 'PX', ARGV[4]) then
+            taken[#taken + 1] = id
+            left = left - 1
+        end
     end
-end
+    from = from + #ids
+until left == 0 or #ids < 100
 return taken
 """
 
@@ -65,78 +69,61 @@ def encode(native: dict[str, Any]) -> bytes:
     return msgspec.json.encode(native, enc_hook=str)
 
 
-class Slots:
-    """How many messages the workers of all queues hold together, and a bell for when one is done."""
+class _AnyName(dict[str, Any]):
+    """Each job is named after its task; all of them are run by our one function."""
 
-    def __init__(self) -> None:
-        self.held = 0
-        self.changed = asyncio.Event()
+    def __missing__(self, name: str) -> Any:
+        return next(iter(self.values()))
 
 
 class QueueWorker(Worker):
     """ARQ's worker for one queue: no signals, crons, aborts, timeouts or retries."""
 
     def __init__(
-        self,
-        redis: ArqRedis,
-        queue_name: str,
-        slots: Slots,
-        run: Callable[..., Awaitable[None]],
-        settings: ArqSettings,
-        concurrency: int,
+        self, redis: ArqRedis, queue_name: str, run: Callable[..., Awaitable[None]], settings: ArqSettings
     ) -> None:
-        self._slots = slots
+        keep_s = settings.failed_ttl_s if settings.mirror_failures else 0
         super().__init__(
-            [_function(run, settings)],
+            [func(run, name="penstock", timeout=_NEVER_S, max_tries=1)],  # type: ignore[arg-type]
             queue_name=queue_name,
             redis_pool=redis,
             handle_signals=False,
-            max_jobs=concurrency,
-            queue_read_limit=settings.read_limit,
+            keep_result=keep_s,
+            retry_jobs=False,
             job_serializer=encode,
             job_deserializer=msgspec.json.decode,
             log_results=False,
         )
         self.functions = _AnyName(self.functions)
-        self.in_progress_timeout_s = settings.lock_s
+        self._lock_ms = int(settings.lock_s * 1000)
 
-    async def look(self) -> None:
-        """Take what there is room for, in one trip (ARQ's own takes three for each), and start it.
-
-        Raises what an ended task could not tell Redis.
-        """
-        for job_id, task in list(self.tasks.items()):
-            if task.done():
-                del self.tasks[job_id]
-                task.result()
-        free = self.max_jobs - self._slots.held
-        if free <= 0:
-            return
-        lock_ms = int(self.in_progress_timeout_s * 1000)
+    async def take(self, most: int) -> list[asyncio.Task[None]]:
+        """Start what there is, in one trip (ARQ's own takes three for each)."""
         found: list[bytes] = await self.pool.eval(  # type: ignore[misc]
-            _TAKE, 1, self.queue_name, in_progress_key_prefix, timestamp_ms(), self.queue_read_limit, free, lock_ms
+            _TAKE, 1, self.queue_name, in_progress_key_prefix, timestamp_ms(), most, self._lock_ms
         )
-        for taken in found:
-            try:
-                job_id = taken.decode()
-            except UnicodeDecodeError:
-                logger.warning("refused a message that is not ours: its id is %r", taken)
-                await self.pool.zrem(self.queue_name, taken)
-                continue
-            self._slots.held += 1
-            task = self.loop.create_task(self.run_job(job_id, timestamp_ms()))
-            task.add_done_callback(self._make_room)
-            self.tasks[job_id] = task
+        return [self.loop.create_task(self._deal_with(taken)) for taken in found]
 
-    def _make_room(self, _task: asyncio.Task[Any]) -> None:
-        self._slots.held -= 1
-        self._slots.changed.set()
+    async def _deal_with(self, taken: bytes) -> None:
+        """Run one message as ARQ does. What it cannot tell Redis leaves the message there, for its lock's time."""
+        job_id = taken.decode(errors="replace")
+        try:
+            if job_id.encode() != taken:
+                raise ValueError("its id is no text")
+            await self.run_job(job_id, timestamp_ms())
+        except OUTAGES as error:
+            logger.warning("message %s stays in ARQ: %s", job_id, error)
+        except Exception as error:  # noqa: BLE001 - ARQ trips over a message whose fields are of other types
+            logger.warning("refused a message that is not ours: %s: %s: %s", job_id, type(error).__name__, error)
+            with contextlib.suppress(*OUTAGES):
+                await self.pool.zrem(self.queue_name, taken)
+                await self.finish_failed_job(job_id, None)
 
     async def renew(self) -> None:
         """Keep the messages of running jobs from other workers."""
         async with self.pool.pipeline(transaction=False) as pipe:
             for job_id in self.job_tasks:
-                pipe.pexpire(in_progress_key_prefix + job_id, int(self.in_progress_timeout_s * 1000))
+                pipe.pexpire(in_progress_key_prefix + job_id, self._lock_ms)
             await pipe.execute()
 
 
@@ -153,11 +140,11 @@ class Workers:
     ) -> None:
         self._execute = execute
         self._settings = settings
-        self._slots = Slots()
+        self._concurrency = order.concurrency
+        self._running: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
         self._stopped = False
-        self._workers = [
-            QueueWorker(redis, name, self._slots, self._run, settings, order.concurrency) for name in names
-        ]
+        self._workers = [QueueWorker(redis, name, self._run, settings) for name in names]
 
     async def _run(self, _ctx: Any, *args: Any, **kwargs: Any) -> None:
         try:
@@ -174,41 +161,43 @@ class Workers:
 
         Raises what redis-py raises if Redis cannot be reached at the start, and for any trouble that is no outage.
         """
-        for worker in self._workers:
-            await worker.look()
+        await self._look()
         on_ready()
         renewing = asyncio.create_task(self._renew())
         outages = 0
         try:
             while not self._stopped:
-                pause_s = self._settings.poll_s
-                self._slots.changed.clear()
+                self._changed.clear()
                 try:
-                    for worker in self._workers:
-                        await worker.look()
-                    outages = 0
+                    await self._look()
+                    outages, pause_s = 0, self._settings.poll_s
                 except OUTAGES as error:
-                    outages += 1
-                    pause_s = min(0.1 * 2**outages, 10.0)
-                    logger.warning("Redis does not answer: %s; looking again in %g s", error, pause_s)
-                await self._pause(pause_s, ends_early=not outages)
+                    outages, pause_s = outages + 1, min(0.2 * 2**outages, 10.0)
+                    logger.warning("Redis does not answer: %s; looking again within %g s", error, pause_s)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), pause_s)
         finally:
-            running = [task for worker in self._workers for task in worker.tasks.values()]
-            # What they cannot tell Redis any more only leaves a message there, for its lock's time.
-            await asyncio.gather(*running, return_exceptions=True)
+            await asyncio.gather(*self._running)
             renewing.cancel()
 
-    async def _pause(self, pause_s: float, *, ends_early: bool) -> None:
-        until = asyncio.get_running_loop().time() + pause_s
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._slots.changed.wait(), pause_s)
-        if not ends_early and not self._stopped:
-            await asyncio.sleep(min(1.0, max(0.0, until - asyncio.get_running_loop().time())))
+    async def _look(self) -> None:
+        """Take what there is room for, of a queue only what those before it leave free."""
+        for worker in self._workers:
+            free = self._concurrency - len(self._running)
+            if free <= 0:
+                return
+            for task in await worker.take(free):
+                self._running.add(task)
+                task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._changed.set()
 
     def stop(self) -> None:
         """Take nothing new."""
         self._stopped = True
-        self._slots.changed.set()
+        self._changed.set()
 
     async def _renew(self) -> None:
         while True:
@@ -218,22 +207,3 @@ class Workers:
                     await worker.renew()
                 except Exception as error:  # noqa: BLE001 - the look at the queue tells of an outage
                     logger.warning("could not renew ARQ's locks: %s", error)
-
-
-class _AnyName(dict[str, Any]):
-    """Each job is named after its task; all of them are run by our one function."""
-
-    def __missing__(self, name: str) -> Any:
-        return next(iter(self.values()))
-
-
-def _function(run: Callable[..., Awaitable[None]], settings: ArqSettings) -> Function:
-    keep_s = float(settings.failed_ttl_s if settings.mirror_failures else 0)
-    return Function(
-        name="penstock",
-        coroutine=run,  # type: ignore[arg-type]
-        timeout_s=_NEVER_S,
-        keep_result_s=keep_s,
-        keep_result_forever=False,
-        max_tries=1,
-    )
