@@ -7,7 +7,7 @@ EXTRAS := hamilton,flowerpower
 # Tests wait more than they compute: two processes for each core, and no more than the servers have room for.
 SPREAD ?= -n $(shell n=$$(( 2 * $$(getconf _NPROCESSORS_ONLN) )); echo $$(( n < 8 ? n : 8 ))) --dist worksteal
 
-.PHONY: help venv test cross services unit check conformance docs demo bench lock clean
+.PHONY: help venv test cross services unit check conformance installs docs demo bench lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -50,6 +50,9 @@ check: $(VENV)/.dev  ## format, lint, types, import floors, architecture, genera
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest -q tests/architecture
 	$(BIN)/python tools/docs.py --check
+
+installs: $(VENV)/.dev services  ## each extra in a new environment, as pip resolves it, and a job through it
+	$(BIN)/python tools/clean_installs.py $(ARGS)
 
 docs: $(VENV)/.dev  ## write the generated pages again
 	$(BIN)/python tools/docs.py
