@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import urllib.request
+from base64 import b64encode
+from urllib.parse import quote, urlsplit
 
 import pika
 import pytest
@@ -203,7 +206,7 @@ def test_a_message_that_is_not_ours_stops_nobody(open_queue, harness, natively, 
     harness.start_worker(queue, concurrency=1)
     # Dramatiq would start its consumer again after three seconds for each of them.
     assert {row.state for row in all_final(queue, ours, timeout_s=2.5)} == {State.SUCCEEDED}
-    assert natively().waiting() == 0
+    wait_until(lambda: natively().waiting() == 0, what="nothing waits")
 
 
 def test_a_worker_outlives_an_outage_of_its_broker(transport, tmp_path, record):
@@ -223,6 +226,84 @@ def test_a_worker_outlives_an_outage_of_its_broker(transport, tmp_path, record):
             assert len(record.starts("held")) == 1
             worker.stop()
             own.reset()
+
+
+def test_dramatiq_has_no_part_that_tries_again_delays_or_ends_a_job(open_queue, harness):
+    worker = harness.start_worker(open_queue())
+    parts = {type(part).__name__ for part in worker.queue.gateway._backend._broker.middleware}
+    assert parts == {"_Mirror", "_WorkerMiddleware"}
+
+
+# -- what is left behind ----------------------------------------------------------------------------------------------
+
+
+def test_on_redis_nothing_is_left_when_the_dead_letters_are_over(redis_url, tmp_path, record):
+    harness = harness_for(f"dramatiq+{redis_url}")(tmp_path)
+    short = {"failure_ttl_s": 1, "heartbeat_s": 0.2}
+    ledger = f"sqlite:///{tmp_path}/ledger.db"
+    with harness.queue(ledger, tasks=(bodies.MODULE,), engines={"dramatiq": short}, sweep=CALM) as queue:
+        worker = harness.start_worker(queue, concurrency=4)
+        jobs = queue.enqueue_many([note.call(file=record.file) for _ in range(150)])
+        jobs += queue.enqueue_many([flaky.call(file=record.file, failures=9) for _ in range(50)])
+        all_final(queue, jobs, timeout_s=60)
+        look = OnRedis(redis_url, harness.namespace)
+
+        def left():
+            return {key.decode().removeprefix(look.namespace) for key in look.client.scan_iter(f"{look.namespace}:*")}
+
+        bookkeeping = {":__queues__", ":__heartbeats__", ":__bell__"}
+        wait_until(lambda: left() <= bookkeeping, what="no message, no index, no dead letter")
+        worker.stop()
+        assert left() <= bookkeeping - {":__heartbeats__"}
+        look.close()
+
+
+@pytest.fixture(scope="module")
+def quick_rabbitmq():
+    """A RabbitMQ that gives up on a message after 4 s (30 minutes, looked at every minute) and counts every 200 ms."""
+    server = services.new_rabbitmq()
+    server._environ["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"] += (
+        " -rabbit consumer_timeout 4000 -rabbit channel_tick_interval 1000 -rabbit collect_statistics_interval 200"
+    )
+    with server:
+        yield server
+
+
+@pytest.fixture
+def counts(quick_rabbitmq):
+    """Ask RabbitMQ's management interface for the counts of a queue: (ready, unacknowledged), None while unknown."""
+    parts = urlsplit((quick_rabbitmq.folder / "management").read_text())
+    login = b64encode(f"{parts.username}:{parts.password}".encode()).decode()
+
+    def ask(queue):
+        url = f"http://{parts.hostname}:{parts.port}/api/queues/%2F/{quote(queue, safe='')}"
+        request = urllib.request.Request(url, headers={"Authorization": f"Basic {login}"})
+        with urllib.request.urlopen(request) as answer:
+            found = json.load(answer)
+        return found.get("messages_ready"), found.get("messages_unacknowledged")
+
+    return ask
+
+
+@pytest.mark.slow  # RabbitMQ counts for its management every few seconds
+def test_rabbitmqs_management_counts_what_waits_what_runs_and_what_failed(quick_rabbitmq, counts, tmp_path, record):
+    harness = harness_for(f"dramatiq+{quick_rabbitmq.url}")(tmp_path)
+    ledger = f"sqlite:///{tmp_path}/ledger.db"
+    engines = {"dramatiq": {"failure_ttl_s": 5}}
+    with harness.queue(ledger, tasks=(bodies.MODULE,), engines=engines, sweep=CALM) as queue:
+        native = f"{harness.namespace}:default:jobs"
+        call = hold.call(file=record.file, gate=str(record.gate()))
+        jobs = queue.enqueue_many([call] * 5)
+        wait_until(lambda: counts(native) == (5, 0), what="five wait")
+        harness.start_worker(queue, concurrency=2)
+        wait_until(lambda: counts(native) == (3, 2), what="three wait, two run")
+        record.open_gate()
+        jobs.append(queue.enqueue(flaky, file=record.file, failures=9))
+        all_final(queue, jobs)
+        wait_until(lambda: counts(f"{native}.XQ") == (1, 0), what="one dead letter")
+        wait_until(lambda: counts(native) == (0, 0), what="nothing is left")
+        wait_until(lambda: counts(f"{native}.XQ") == (0, 0), what="the dead letter is gone")
+        harness.reset()
 
 
 # -- jobs that outlive Dramatiq's and RabbitMQ's limits --------------------------------------------------------------
@@ -266,24 +347,53 @@ def test_on_redis_what_a_killed_worker_held_comes_back(redis_url, tmp_path, reco
         harness.reset()
 
 
-def test_on_rabbitmq_a_job_that_outlives_the_consumer_timeout_runs_once(rabbitmq_url, tmp_path, record):
-    with_timeout = services.new_rabbitmq(management=False)
-    # 30 minutes, looked at every minute, cut down.
-    with_timeout._environ["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"] += (
-        " -rabbit consumer_timeout 2000 -rabbit channel_tick_interval 1000"
-    )
-    with with_timeout as server:
-        harness = harness_for(f"dramatiq+{server.url}")(tmp_path)
-        ledger = f"sqlite:///{tmp_path}/ledger.db"
-        engines = {"dramatiq": {"ack_after_s": 0.5}}
-        with harness.queue(ledger, tasks=(bodies.MODULE,), engines=engines, sweep=CALM) as queue:
-            worker = harness.start_worker(queue, concurrency=2)
-            job = queue.enqueue(hold, file=record.file, gate=str(record.gate()))
-            record.wait_started()
-            with pytest.raises(TimeoutError):  # were it held, the server would have given it out again by then
-                wait_until(lambda: worker.counts().get("refused"), timeout_s=8)
-            record.open_gate()
-            assert final(queue, job).state is State.SUCCEEDED
-            final(queue, queue.enqueue(note, file=record.file, label="after"))
-            assert len(record.starts("")) == 1
-            harness.reset()
+def test_on_rabbitmq_a_job_that_outlives_the_consumer_timeout_runs_once(quick_rabbitmq, tmp_path, record):
+    harness = harness_for(f"dramatiq+{quick_rabbitmq.url}")(tmp_path)
+    ledger = f"sqlite:///{tmp_path}/ledger.db"
+    engines = {"dramatiq": {"ack_after_s": 0.5}}
+    with harness.queue(ledger, tasks=(bodies.MODULE,), engines=engines, sweep=CALM) as queue:
+        workers = [harness.start_worker(queue, concurrency=2) for _ in range(2)]
+        job = queue.enqueue(hold, file=record.file, gate=str(record.gate()))
+        record.wait_started()
+        with pytest.raises(TimeoutError):  # were it held, the server would have given it out again by then
+            wait_until(lambda: any(worker.counts().get("refused") for worker in workers), timeout_s=7)
+        record.open_gate()
+        assert final(queue, job).state is State.SUCCEEDED
+        final(queue, queue.enqueue(note, file=record.file, label="after"))
+        assert len(record.starts("")) == 1
+        harness.reset()
+
+
+def test_on_rabbitmq_a_long_job_that_is_acknowledged_draws_no_message_that_would_wait_for_it(
+    rabbitmq_url, tmp_path, record
+):
+    harness = harness_for(f"dramatiq+{rabbitmq_url}")(tmp_path)
+    ledger = f"sqlite:///{tmp_path}/ledger.db"
+    engines = {"dramatiq": {"ack_after_s": 0.2}}
+    with harness.queue(ledger, tasks=(bodies.MODULE,), engines=engines, sweep=CALM) as queue:
+        harness.start_worker(queue, concurrency=2)
+        held = queue.enqueue(hold, file=record.file, gate=str(record.gate()), label="held")
+        record.wait_started("held")
+        look = OnRabbitmq(rabbitmq_url, harness.namespace)
+        with pytest.raises(TimeoutError):
+            wait_until(lambda: False, timeout_s=0.6)
+        second = queue.enqueue(hold, file=record.file, gate=str(record.gate()), label="second")
+        record.wait_started("second")
+        waits = queue.enqueue(note, file=record.file, label="waits")
+        with pytest.raises(TimeoutError):  # both threads are busy: it stays where another worker can have it
+            wait_until(lambda: look.waiting() == 0, timeout_s=0.6)
+        harness.start_worker(queue, concurrency=1)
+        assert final(queue, waits).state is State.SUCCEEDED
+        record.open_gate()
+        all_final(queue, [held, second])
+        look.close()
+        harness.reset()
+
+
+def test_a_lower_queue_is_taken_only_when_the_higher_is_empty(open_queue, harness, record):
+    queue = open_queue()
+    low = [queue.enqueue(note, file=record.file, label="low", queue="low") for _ in range(12)]
+    high = [queue.enqueue(note, file=record.file, label="high", queue="high") for _ in range(12)]
+    harness.start_worker(queue, queues=("high", "low"), concurrency=1)
+    all_final(queue, low + high)
+    assert [entry.label for entry in record.starts()] == ["high"] * 12 + ["low"] * 12

@@ -1,8 +1,8 @@
 """Dramatiq's RabbitMQ broker, with its own queues, made to take by preference and to publish in bulk.
 
 Dramatiq has RabbitMQ push messages of each queue to a connection of its own, so no order of preference holds and
-messages wait in a busy worker. Here they are pulled when a thread is free; a fanout exchange that stores nothing wakes
-idle workers. Read at Dramatiq 2.2.1: it publishes with confirms, 310 messages/s; one transaction takes 1,000.
+messages wait in a busy worker: an `AmqpTaker` does it otherwise. Read at Dramatiq 2.2.1: it publishes with confirms,
+310 messages/s; one transaction takes 1,000.
 """
 
 # Dramatiq's and pika's hints are partial: what comes out of them is unknown until it is put into ours.
@@ -15,27 +15,23 @@ import contextlib
 import copy
 import logging
 import threading
-import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pika
-from dramatiq.broker import MessageProxy
 from dramatiq.brokers.rabbitmq import DEAD_MESSAGE_TTL, RabbitmqBroker
 from dramatiq.common import xq_name
-from dramatiq.errors import ConnectionClosed
-from pika.exceptions import AMQPConnectionError, AMQPError, ConnectionWrongStateError
+from pika.exceptions import AMQPConnectionError, AMQPError
 
+from penstock.backends.dramatiq.amqp_taker import AmqpTaker
 from penstock.backends.dramatiq.config import DramatiqSettings
-from penstock.backends.dramatiq.worker import OrderedConsumer, declare, encode, serve
+from penstock.backends.dramatiq.worker import encode, serve
 from penstock.core.base import BackendContext, WorkOrder
 from penstock.core.exceptions import BackendError, BackendUnavailableError, ConfigError, UnsupportedError
 from penstock.job.models import Message
 
 _MAX_PRIORITY = 9
-_PERSISTENT = 2
-_HEARTBEAT_S = 30
 _BLOCKED_S = 30
 """How long to wait for a server that takes nothing because its memory or disk is full."""
 
@@ -59,7 +55,7 @@ class OrderedAmqpBroker(RabbitmqBroker):
         self._lock = threading.Lock()
         self._channel: Any = None
         self._declared: set[str] = set()
-        self._consumer: AmqpConsumer | None = None
+        self._taker: AmqpTaker | None = None
 
     def native(self, queue: str) -> str:
         """Name Dramatiq's queue for one of ours."""
@@ -118,9 +114,8 @@ class OrderedAmqpBroker(RabbitmqBroker):
             for message in messages:
                 queue = self.native(message.queue)
                 self._known(channel, queue)
-                kept = pika.BasicProperties(delivery_mode=_PERSISTENT, priority=message.priority)
+                kept = pika.BasicProperties(delivery_mode=pika.DeliveryMode.Persistent.value, priority=message.priority)
                 channel.basic_publish("", queue, encode(message, queue), kept)
-            channel.tx_commit()
             channel.basic_publish(self.wake_exchange, "", b"")
             channel.tx_commit()
 
@@ -141,134 +136,21 @@ class OrderedAmqpBroker(RabbitmqBroker):
 
     def work(self, order: WorkOrder) -> None:
         """Run Dramatiq's worker until `stop`."""
-        queues = [self.native(queue) for queue in order.queues]
-        self._consumer = consumer = AmqpConsumer(self, queues, order.concurrency)
-        self.actors.clear()
-        self.queues.clear()
-        consumer.open()
-        declare(self, self.context, queues[0])
+        self._taker = taker = AmqpTaker(self, [self.native(queue) for queue in order.queues], order.concurrency)
         try:
-            serve(self, consumer, order.concurrency, order.on_ready)
+            serve(self, taker, self.context, order.concurrency, order.on_ready)
         finally:
-            self._consumer = None
+            self._taker = None
 
     def stop(self) -> None:
         """Make `work` return."""
-        if self._consumer is not None:
-            self._consumer.stopping.set()
-
-    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> AmqpConsumer:
-        """Return the one consumer, also after a lost connection: it knows which threads are busy."""
-        assert self._consumer is not None  # noqa: S101 - only a worker consumes
-        return self._consumer
+        if self._taker is not None:
+            self._taker.stop()
 
     def close(self) -> None:
         """Let go of the connections."""
         with self._lock:
             self._hang_up()
-
-
-class AmqpConsumer(OrderedConsumer):
-    """Pulls over a connection of its own, which only the consumer's thread touches."""
-
-    def __init__(self, broker: OrderedAmqpBroker, queues: Sequence[str], slots: int) -> None:
-        super().__init__(queues, slots, broker.settings)
-        self.broker = broker
-        self._connection: Any = None
-        self._channel: Any = None
-        self._connects = 0
-        self._held: dict[int, float] = {}
-        """Unacknowledged delivery tags, and when each came; the tags of a lost connection are not among them."""
-
-    def open(self) -> None:
-        """Connect, if that is not so. Raises pika's errors."""
-        if self._connection is not None:
-            return
-        connection = self.broker.connect(heartbeat_s=_HEARTBEAT_S)
-        channel: Any = connection.channel()
-        for queue in self.queues:
-            self.broker.declare_in(channel, queue)
-        channel.exchange_declare(self.broker.wake_exchange, "fanout", auto_delete=False)
-        bell = channel.queue_declare("", exclusive=True, auto_delete=True, arguments={"x-max-length": 1}).method.queue
-        channel.queue_bind(bell, self.broker.wake_exchange)
-        channel.basic_consume(bell, self._rung, auto_ack=True)
-        self._connection, self._channel = connection, channel
-        self._connects += 1
-
-    def _rung(self, *_delivery: Any) -> None:
-        self.look_again_soon()
-
-    def reserve(self) -> bool:
-        """See `OrderedConsumer.reserve`; meanwhile the connection is kept alive, and what is done acknowledged."""
-        if self.free.acquire(blocking=False):
-            return True
-        self.wait(1.0)
-        return False
-
-    def take(self, count: int) -> list[MessageProxy]:
-        """See `OrderedConsumer.take`: one, as RabbitMQ gives no more at a time."""
-        try:
-            self.open()
-            for queue in self.queues:
-                method, _properties, data = self._channel.basic_get(queue)
-                if method is not None:
-                    return self._read(queue, method.delivery_tag, data)
-        except (AMQPError, OSError) as error:
-            raise ConnectionClosed(error) from None
-        return []
-
-    def _read(self, queue: str, tag: int, data: bytes) -> list[MessageProxy]:
-        message = self.read(queue, data, tag=tag, connects=self._connects)
-        if message is None:
-            self._channel.basic_nack(tag, requeue=False)
-            return []
-        self._held[tag] = time.monotonic()
-        return [message]
-
-    def wait(self, timeout_s: float) -> None:
-        """See `OrderedConsumer.wait`: a publish and the end of a body end the waiting."""
-        try:
-            self.open()
-            self._connection.process_data_events(timeout_s)
-            before = time.monotonic() - self.settings.ack_after_s
-            for tag in [tag for tag, taken_at in self._held.items() if taken_at < before]:
-                del self._held[tag]
-                self._channel.basic_ack(tag)
-        except (AMQPError, OSError) as error:
-            raise ConnectionClosed(error) from None
-
-    def done(self, message: MessageProxy, failure: str | None) -> None:
-        """See `OrderedConsumer.done`; the consumer's thread does it."""
-        connection = self._connection
-        if connection is not None:
-            with contextlib.suppress(ConnectionWrongStateError):
-                connection.add_callback_threadsafe(lambda: self._done(message, failure))
-
-    def _done(self, message: MessageProxy, failure: str | None) -> None:
-        queue = message.queue_name
-        if failure is not None:
-            # A rejected message would go there as it is, and one acknowledged long ago not at all.
-            kept = pika.BasicProperties(delivery_mode=_PERSISTENT, expiration=str(self.settings.failure_ttl_s * 1000))
-            dead = encode(Message(**message.kwargs), queue, traceback=failure)
-            self._channel.basic_publish("", xq_name(queue), dead, kept)
-        tag = message.options["tag"]
-        if message.options["connects"] == self._connects and self._held.pop(tag, None) is not None:
-            self._channel.basic_ack(tag)
-
-    def close(self) -> None:
-        """Hang up, after the last acknowledgements; RabbitMQ puts back what is unacknowledged."""
-        if self._connection is not None and self._connection.is_open:
-            with contextlib.suppress(AMQPError, OSError):
-                for _ in range(
-                    3
-                ):  # a callback from another thread is dispatched in the turn after the one that sees it
-                    self._connection.process_data_events(0.01)
-        connection, self._connection, self._channel = self._connection, None, None
-        self._held.clear()
-        self.taken.clear()
-        if connection is not None:
-            with contextlib.suppress(AMQPError, OSError):
-                connection.close()
 
 
 @contextmanager

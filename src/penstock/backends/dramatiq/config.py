@@ -19,7 +19,6 @@ class DramatiqSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     ack_after_s: float = 600.0
     """RabbitMQ: when the message of a long attempt is acknowledged while it runs; the server gives up on an
     unacknowledged one after 30 minutes (its ``consumer_timeout``)."""
-    first_poll_s: float = 0.005
-    """How soon an idle worker looks again by itself; grows by half up to ``poll_s``."""
     poll_s: float = 0.25
+    """How soon an idle worker looks again if nothing wakes it."""
     connect_timeout_s: float = 5.0

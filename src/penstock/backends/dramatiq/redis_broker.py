@@ -19,13 +19,14 @@ from typing import Any
 import redis
 from dramatiq.broker import MessageProxy
 from dramatiq.brokers.redis import RedisBroker
-from dramatiq.errors import ConnectionClosed
 
 from penstock.backends.dramatiq.config import DramatiqSettings
-from penstock.backends.dramatiq.worker import OrderedConsumer, declare, encode, serve
+from penstock.backends.dramatiq.worker import Taker, decode, encode, serve
 from penstock.core.base import BackendContext, WorkOrder
 from penstock.core.exceptions import BackendError, BackendUnavailableError, ConfigError
 from penstock.job.models import Message
+from penstock.servers import redis_client
+from penstock.servers.redis_url import key_namespace
 
 _PRIORITIES = range(9, -1, -1)
 _BELLS = 16
@@ -33,9 +34,14 @@ _BELL_TTL_S = 60
 
 _TAKE = """
 local heartbeats, acks = KEYS[1] .. ':__heartbeats__', KEYS[1] .. ':__acks__.' .. ARGV[1] .. '.'
-local count, found = tonumber(ARGV[3]), {}
+local count, queues, found = tonumber(ARGV[3]), tonumber(ARGV[4]), {}
 redis.call('zadd', heartbeats, ARGV[2], ARGV[1])
-for i = 4, #ARGV do
+for i = 5 + queues, #ARGV, 2 do
+    if redis.call('srem', acks .. ARGV[i], ARGV[i + 1]) == 1 then
+        redis.call('hdel', KEYS[1] .. ':' .. ARGV[i] .. '.msgs', ARGV[i + 1])
+    end
+end
+for i = 5, 4 + queues do
     local queue = KEYS[1] .. ':' .. ARGV[i]
     while #found < count do
         local id = redis.call('lpop', queue)
@@ -73,18 +79,16 @@ class OrderedRedisBroker(RedisBroker):
         settings: Any = context.settings
         self.context = context
         self.settings: DramatiqSettings = settings
+        namespace = key_namespace(url, context.namespace)
         try:
-            client = redis.Redis.from_url(
-                url,
-                socket_timeout=None,  # redis-py 8 sets 5 s
-                socket_connect_timeout=settings.connect_timeout_s,
-                socket_keepalive=True,
+            client: Any = redis.Redis.from_pool(
+                redis_client.pool(url, namespace=namespace, connect_timeout_s=settings.connect_timeout_s)
             )
         except ValueError as error:
             raise ConfigError(f"dramatiq+redis: {error}") from None
         super().__init__(
             client=client,
-            namespace=f"dramatiq:{context.namespace}",
+            namespace=f"dramatiq:{namespace}",
             middleware=[],
             heartbeat_timeout=int(settings.heartbeat_timeout_s * 1000),
             dead_message_ttl=settings.failure_ttl_s * 1000,
@@ -93,7 +97,7 @@ class OrderedRedisBroker(RedisBroker):
         self._withdraw = client.register_script(_WITHDRAW)
         self._known_key = f"{self.namespace}:__queues__"
         self.bell_key = f"{self.namespace}:__bell__"
-        self._consumer: RedisConsumer | None = None
+        self._taker: RedisTaker | None = None
 
     def bands(self, queue: str) -> list[str]:
         """Name Dramatiq's queues of one of ours, the highest priority first."""
@@ -130,101 +134,83 @@ class OrderedRedisBroker(RedisBroker):
     def work(self, order: WorkOrder) -> None:
         """Run Dramatiq's worker until `stop`."""
         queues = [band for queue in order.queues for band in self.bands(queue)]
-        self._consumer = RedisConsumer(self, queues, order.concurrency)
-        self.actors.clear()
-        self.queues.clear()
-        declare(self, self.context, queues[0])
+        self._taker = taker = RedisTaker(self, self.context, queues)
         try:
-            serve(self, self._consumer, order.concurrency, order.on_ready)
+            serve(self, taker, self.context, order.concurrency, order.on_ready)
         finally:
-            self._consumer = None
-            with told(self.namespace):
-                self.client.zrem(f"{self.namespace}:__heartbeats__", self.broker_id)
+            self._taker = None
 
     def stop(self) -> None:
         """Make `work` return."""
-        if self._consumer is not None:
-            self._consumer.stopping.set()
-
-    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> RedisConsumer:
-        """Return the one consumer, also after a lost connection: it knows which threads are busy."""
-        assert self._consumer is not None  # noqa: S101 - only a worker consumes
-        return self._consumer
+        if self._taker is not None:
+            self._taker.stop()
 
     def close(self) -> None:
         """Let go of the connections."""
         self.client.close()
 
     def _should_do_maintenance(self, command: str) -> int:
-        # Dramatiq throws dice; here it is what `RedisConsumer.beat` fetches for.
+        # Dramatiq throws dice; here it is what `RedisTaker.beat` fetches for.
         return int(command == "fetch")
 
 
-class RedisConsumer(OrderedConsumer):
-    """Takes with one script for all queues."""
+class RedisTaker(Taker):
+    """One script for all queues, and for all that has ended."""
 
-    def __init__(self, broker: OrderedRedisBroker, queues: Sequence[str], slots: int) -> None:
-        super().__init__(queues, slots, broker.settings)
+    def __init__(self, broker: OrderedRedisBroker, context: BackendContext, queues: Sequence[str]) -> None:
+        super().__init__(context, queues)
         self.broker = broker
+        self.beat_s = self.settings.heartbeat_s
 
     def take(self, count: int) -> list[MessageProxy]:
-        """See `OrderedConsumer.take`."""
+        """See `Taker.take`."""
         broker = self.broker
+        ended = [self.ended.popleft() for _ in range(len(self.ended))]
         try:
+            for message, failure in ended:
+                if failure is not None:
+                    self._fail(message, failure)
+            acks = [part for m, _ in ended for part in (m.queue_name, m.options["redis_message_id"])]
+            now_ms = int(time.time() * 1000)
             found: Any = broker.take(
-                keys=[broker.namespace], args=[broker.broker_id, int(time.time() * 1000), count, *self.queues]
+                keys=[broker.namespace], args=[broker.broker_id, now_ms, count, len(self.queues), *self.queues, *acks]
             )
-            taken: list[MessageProxy] = []
-            for name, message_id, data in found:
-                queue = name.decode()
-                message = self.read(queue, data, redis_message_id=message_id.decode(errors="replace"))
-                if message is not None:
-                    taken.append(message)
-                else:
-                    with contextlib.suppress(redis.RedisError):  # those that were taken with it must not be lost
-                        broker.do_nack(queue, message_id)
-        except redis.RedisError as error:
-            raise ConnectionClosed(error) from None
+        except BaseException:
+            self.ended.extendleft(reversed(ended))  # to be told again: the second time it is nothing new
+            raise
+        taken: list[MessageProxy] = []
+        for name, message_id, data in found:
+            queue = name.decode()
+            message = decode(queue, data, redis_message_id=message_id.decode(errors="replace"))
+            if message is not None:
+                taken.append(message)
+            else:
+                with contextlib.suppress(redis.RedisError):  # those that were taken with it must not be lost
+                    broker.do_nack(queue, message_id)
         return taken
 
-    def wait(self, timeout_s: float) -> None:
-        """See `OrderedConsumer.wait`: a publish ends the waiting."""
-        if self.stopping.is_set():
-            time.sleep(timeout_s)
-            return
-        try:
-            if self.broker.client.blpop(self.broker.bell_key, timeout=timeout_s) is not None:
-                self.look_again_soon()
-        except redis.RedisError as error:
-            raise ConnectionClosed(error) from None
+    def _fail(self, message: MessageProxy, failure: str) -> None:
+        queue, message_id = message.queue_name, message.options["redis_message_id"]
+        dead = encode(message.args[0], queue, redis_message_id=message_id, traceback=failure)
+        space, client = self.broker.namespace, self.broker.client
+        if client.sismember(f"{space}:__acks__.{self.broker.broker_id}.{queue}", message_id):  # not told before
+            client.hset(f"{space}:{queue}.msgs", message_id, dead)
+            self.broker.do_nack(queue, message_id)
 
-    def done(self, message: MessageProxy, failure: str | None) -> None:
-        """See `OrderedConsumer.done`."""
-        broker, queue, message_id = self.broker, message.queue_name, message.options["redis_message_id"]
-        if failure is None:
-            broker.do_ack(queue, message_id)
-            return
-        ours = Message(**message.kwargs)
-        told_of = encode(ours, queue, redis_message_id=message_id, traceback=failure)
-        broker.client.hset(f"{broker.namespace}:{queue}.msgs", message_id, told_of)
-        broker.do_nack(queue, message_id)
-
-    def requeue(self, messages: Any) -> None:
-        """Hand back what was taken and not begun, as the worker leaves."""
-        for message in messages:
-            self.broker.do_requeue(message.queue_name, message.options["redis_message_id"])
-
-    def close(self) -> None:
-        """Hand back what was taken for threads that have ended."""
-        left = list(self.taken)
-        self.taken.clear()
-        with contextlib.suppress(redis.RedisError):
-            self.requeue(left)
+    def wait(self) -> None:
+        """See `Taker.wait`: a publish ends the waiting."""
+        self.broker.client.blpop(self.broker.bell_key, timeout=self.settings.poll_s)
 
     def beat(self) -> None:
-        """See `OrderedConsumer.beat`; also takes back what dead workers held, and drops old dead letters."""
+        """See `Taker.beat`; also takes back what dead workers held, and drops old dead letters."""
         for queue in self.queues:
             self.broker.do_fetch(queue, 0)
+
+    def close(self) -> None:
+        """See `Taker.close`."""
+        with contextlib.suppress(redis.RedisError):
+            self.take(0)
+            self.broker.client.zrem(f"{self.broker.namespace}:__heartbeats__", self.broker.broker_id)
 
 
 @contextmanager
