@@ -314,10 +314,10 @@ def test_an_idle_worker_stops_at_once(tmp_path, record):
 
 def test_a_busy_worker_keeps_nothing_from_an_idle_one(harness, open_queue, record):
     queue = open_queue()
-    harness.start_worker(queue, concurrency=2)
     held = [queue.enqueue(hold, file=record.file, gate=str(record.gate())) for _ in range(2)]
-    record.wait_started(count=2)
     quick = [queue.enqueue(note, file=record.file, label="quick") for _ in range(10)]
+    harness.start_worker(queue, concurrency=2)
+    record.wait_started(count=2)
     harness.start_worker(queue, concurrency=1)
     for job in quick:
         assert final(queue, job, 5).state is State.SUCCEEDED
