@@ -125,8 +125,9 @@ class AmqpBroker(OneTaskBroker):
 
     async def _arrival(self, most: int) -> list[Any]:
         found: list[Any] = []
-        with contextlib.suppress(TimeoutError):
-            found.append(await asyncio.wait_for(self._arrived.get(), _WAIT_S))
+        if self._arrived.empty():
+            with contextlib.suppress(TimeoutError):
+                found.append(await asyncio.wait_for(self._arrived.get(), _WAIT_S))
         while not self._arrived.empty() and len(found) < most:
             found.append(self._arrived.get_nowait())
         return [message for message in found if message is not None]

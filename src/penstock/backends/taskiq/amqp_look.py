@@ -15,7 +15,7 @@ from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, ChannelPrecond
 from penstock.core.base import Finding
 from penstock.servers.findings import PATIENCE_S, unreachable, well
 
-_ALARM_S = 0.3
+_ALARM_S = 0.5
 
 
 async def look(url: str, queues: Sequence[str]) -> list[Finding]:
@@ -37,6 +37,8 @@ async def look(url: str, queues: Sequence[str]) -> list[Finding]:
         with contextlib.suppress(AMQPError, TimeoutError, OSError):
             async with asyncio.timeout(1.0):
                 await connection.close()
+        if not connection.is_closed:  # RabbitMQ reads nothing of a connection that it has blocked: this only notes it
+            await connection.close()
 
 
 async def _alarm(connection: Any) -> list[Finding]:

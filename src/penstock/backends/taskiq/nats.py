@@ -38,7 +38,8 @@ class NatsBroker(OneTaskBroker):
         self._root = f"penstock.{_token(namespace)}"
         self._client: Any = None
         self._jetstream: Any = None
-        self._answers: Any = None
+        self._inbox = ""
+        self._answers: asyncio.Queue[Msg] = asyncio.Queue()
         self._connecting = asyncio.Lock()
         self._consumers: set[str] = set()
         self._bell = asyncio.Event()
@@ -73,7 +74,8 @@ class NatsBroker(OneTaskBroker):
                         storage=StorageType.FILE,
                     )
                 )
-            self._answers = await client.subscribe(client.new_inbox())
+            self._inbox, self._answers = client.new_inbox(), asyncio.Queue()
+            await client.subscribe(self._inbox, cb=self._answers.put)
             for queue in self.queues:
                 await client.subscribe(self._bell_of(queue), cb=self._heard)
 
@@ -125,16 +127,25 @@ class NatsBroker(OneTaskBroker):
         await self._client.publish(
             f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{consumer}",
             msgspec.json.encode({"batch": most, "no_wait": True}),
-            reply=self._answers.subject,
+            reply=self._inbox,
         )
         found: list[Taken] = []
         while len(found) < most:
-            message: Msg = await self._answers.next_msg(timeout=self.settings.verb_timeout_s)
+            message = await self._answer()
             if message.headers and "Status" in message.headers:  # there is no more
                 break
             await message.ack()
             found.append(Taken(message.data, subject))
         return found
+
+    async def _answer(self) -> Msg:
+        if not self._answers.empty():
+            return self._answers.get_nowait()  # a timeout costs a task
+        try:
+            return await asyncio.wait_for(self._answers.get(), self.settings.verb_timeout_s)
+        except TimeoutError:
+            await self.disconnect()  # an answer that came after all would be taken for the next one's
+            raise
 
     async def wake(self) -> None:
         """See `OneTaskBroker.wake`."""
