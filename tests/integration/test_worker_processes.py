@@ -61,12 +61,13 @@ class Shop:
         self.queue = JobQueue(root=folder)
         self.started: list[subprocess.Popen[str]] = []
 
-    def worker(self, *words: str) -> subprocess.Popen[str]:
+    def worker(self, *words: str, concurrency: int = 1) -> subprocess.Popen[str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
         self.started.append(
             subprocess.Popen(
-                [sys.executable, "-m", "penstock", "worker", "--concurrency", "1", *words], cwd=self.folder, env=kept,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                [sys.executable, "-m", "penstock", "worker", f"--concurrency={concurrency}", *words],
+                cwd=self.folder, env=kept, text=True, start_new_session=True,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )
         )  # fmt: skip
         return self.started[-1]
@@ -195,6 +196,15 @@ def test_max_jobs_is_the_number_of_all_processes_together(shop):
     shop.queue.enqueue_many([nap.call(seconds=0.01) for _ in range(8)])
     assert ended(shop.worker("--processes", "2", "--max-jobs", "5"))[0] == 0
     assert shop.queue.counts() == {"succeeded": 5, "queued": 3}
+
+
+def test_what_was_taken_beyond_max_jobs_is_there_for_others_before_the_last_body_ends(shop):
+    shop.queue.enqueue_many([hold.call(gate=str(shop.gate)) for _ in range(4)])
+    shop.queue.enqueue_many([nap.call(seconds=0.01) for _ in range(6)])
+    shop.worker("--max-jobs", "2", concurrency=4)
+    wait_until(lambda: shop.queue.counts() == {"running": 2, "queued": 8}, 30, "two jobs run")
+    shop.worker(concurrency=3)
+    wait_until(lambda: shop.queue.counts() == {"running": 4, "succeeded": 6}, 20, "the second took the rest")
 
 
 def test_a_number_of_jobs_is_divided_without_rest():
