@@ -157,17 +157,14 @@ def test_a_worker_full_of_long_jobs_takes_again_when_there_is_room(harness, queu
         final(queue, job)
 
 
-def test_what_waits_behind_a_running_job_is_there_for_another_worker(harness, queue, record):
-    harness.start_worker(queue, concurrency=1)
-    long = queue.enqueue(hold, file=record.file, gate=str(record.gate()), label="long")
-    record.wait_started("long")
-    waiting = queue.enqueue_many([note.call(file=record.file, label=str(n)) for n in range(3)])
-    assert queue.gateway.depth("default") == 3
-    harness.start_worker(queue, concurrency=1)
-    for job in waiting:
-        final(queue, job)
+def test_a_worker_full_of_long_jobs_holds_nothing_back_from_another(harness, queue, record):
+    queue.enqueue_many([hold.call(file=record.file, gate=str(record.gate()), label=str(n)) for n in range(5)])
+    harness.start_worker(queue, concurrency=2)
+    record.wait_started(count=2)
+    wait_until(lambda: queue.gateway.depth("default") == 3)
+    harness.start_worker(queue, concurrency=3)
+    record.wait_started(count=5)
     record.open_gate()
-    final(queue, long)
 
 
 @pytest.mark.parametrize(
