@@ -8,6 +8,8 @@ import msgspec
 class HueySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of Huey on SQLite and on Redis."""
 
+    mirror_failures: bool = True
+    """Send Huey's signal SIGNAL_ERROR, with the first line of the error, for an attempt that failed."""
     poll_s: float = 0.1
     """The longest an idle worker thread sleeps before it looks again; Huey's own default is 10 s."""
     first_poll_s: float = 0.005

@@ -7,18 +7,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from huey.api import Huey
 from huey.consumer import Consumer, ConsumerStopped, Scheduler
 from huey.registry import Message as HueyMessage
+from huey.signals import SIGNAL_ERROR
 
-from penstock.core.base import BackendContext
+from penstock.core.base import BackendContext, MirroredFailure
 from penstock.core.exceptions import BackendError
 from penstock.job.models import Message
 
@@ -40,7 +42,7 @@ class OneTaskHuey(Huey):
         self._asking: deque[_Asking] = deque()
         self._taking = threading.Lock()
         self.stopped: Callable[[], bool] = lambda: False
-        """Whether the consumer has been told to stop: then nobody begins to wait."""
+        """Whether the consumer has been told to stop: then nobody takes."""
 
         def run(payload: dict[str, Any]) -> None:
             context.execute(msgspec.convert(payload, Message))
@@ -57,52 +59,54 @@ class OneTaskHuey(Huey):
         return False
 
     def dequeue(self) -> Message | None:
-        """Take a message for the calling thread. What is not ours is refused and stops nobody."""
-        return self._one_waits() if self.storage.blocking else self._shared()
+        """Take a message for the calling thread. What is not ours is refused and stops nobody.
 
-    def execute(self, task: Message, timestamp: Any = None) -> None:
-        """Run a message without Huey's retries, results, locks, signals and revocations, all of which are off."""
-        self._context.execute(task)
-
-    def _one_waits(self) -> Message | None:
-        """Let one thread at a time wait at the server, the others for that thread: one connection blocks, not all."""
-        with self._taking:
-            data = None if self.stopped() else self.storage.dequeue()
-        return None if data is None else self._decoded(data)
-
-    def _shared(self) -> Message | None:
-        """Let threads that ask at the same time share one transaction.
-
-        No thread ever holds a message that another could run: as many are taken as threads are waiting.
+        One of the threads that ask at the same time takes for all of them, in one trip. No thread ever holds a message
+        that another could run: as many are taken as threads are waiting.
         """
         asking = _Asking()
         self._asking.append(asking)
-        while self._asking and self._taking.acquire(blocking=False):
-            served: list[_Asking] = []
-            try:
-                while self._asking:
-                    served.append(self._asking.popleft())
-                self._serve(served)
-            finally:
-                self._taking.release()
-                for one in served:
-                    one.answered.release()
-        asking.answered.acquire()
+        while not asking.answered:
+            if self._taking.acquire(blocking=False):
+                try:
+                    self._serve()
+                finally:
+                    self._taking.release()
+                # After the release: who came before it waits for its bell, who comes now finds the lock free.
+                with contextlib.suppress(IndexError):
+                    self._asking[0].ring()
+            else:
+                asking.bell.acquire()
         if asking.error is not None:
             raise BackendError(f"huey could not take messages: {asking.error}") from asking.error
         return asking.message
 
-    def _serve(self, served: Sequence[_Asking]) -> None:
+    def execute(self, task: Message, timestamp: Any = None) -> None:
+        """Run a message without Huey's retries, results, locks and revocations, all of which are off.
+
+        Of its signals there is one: an attempt that failed reaches whoever has joined to SIGNAL_ERROR.
+        """
+        failure = self._context.execute(task)
+        settings: Any = self._context.settings
+        if failure is not None and settings.mirror_failures:
+            self._emit(SIGNAL_ERROR, task, MirroredFailure(failure))
+
+    def _serve(self) -> None:
+        served = [self._asking.popleft() for _ in range(len(self._asking))]
         try:
-            messages = [m for data in self.storage.take(len(served)) if (m := self._decoded(data)) is not None]
-            if len(messages) > 1:
-                self._context.claim_ahead(messages)
+            if served and not self.stopped():
+                messages = [m for data in self.storage.take(len(served)) if (m := self._decoded(data)) is not None]
+                for one, message in zip(served, messages, strict=False):
+                    one.message = message
+                if len(messages) > 1:
+                    self._context.claim_ahead(messages)
         except Exception as error:  # noqa: BLE001 - raised in each thread that asked
             for one in served:
                 one.error = error
-            return
-        for one, message in zip(served, messages, strict=False):
-            one.message = message
+        finally:
+            for one in served:
+                one.answered = True
+                one.ring()
 
     def _decoded(self, data: bytes) -> Message | None:
         try:
@@ -115,13 +119,18 @@ class OneTaskHuey(Huey):
 class _Asking:
     """A worker thread that waits for a message."""
 
-    __slots__ = ("answered", "error", "message")
+    __slots__ = ("answered", "bell", "error", "message")
 
     def __init__(self) -> None:
-        self.answered = threading.Lock()
-        self.answered.acquire()
+        self.bell = threading.Lock()
+        self.bell.acquire()
+        self.answered = False
         self.message: Message | None = None
         self.error: Exception | None = None
+
+    def ring(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it has been rung already
+            self.bell.release()
 
 
 class _Json:

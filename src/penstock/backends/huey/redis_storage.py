@@ -34,16 +34,17 @@ _PREFIX_BYTES = 8
 """Huey puts the time, in microseconds, before the data, so that equal priorities keep their order."""
 
 _TAKE = """
+local found, count = {}, tonumber(ARGV[2])
 for _, key in ipairs(KEYS) do
-    local found = redis.call('zpopmin', key)
-    if found[1] then
-        local id = string.match(found[1], '^%["([^"]*)', 9)
+    local members = #found < count and redis.call('zpopmin', key, count - #found) or {}
+    for i = 1, #members, 2 do
+        found[#found + 1] = members[i]
+        local id = string.match(members[i], '^%["([^"]*)', 9)
         if id then redis.call('hdel', key .. '.ids', ARGV[1] .. ':' .. id) end
-        return found[1]
     end
-    redis.call('del', key .. '.ids')
+    if #found < count then redis.call('del', key .. '.ids') end
 end
-return false
+return found
 """
 _WITHDRAW = """
 local gone = 0
@@ -108,23 +109,21 @@ class RedisQueueStorage(PriorityRedisStorage):
         """Count the messages of one queue."""
         return self.conn.zcard(self._key(queue))
 
-    def dequeue(self) -> bytes | None:
-        """Take the best message of the first queue that has one; wait a while if none has."""
+    def take(self, count: int) -> list[bytes]:
+        """Take the best messages, at most ``count``, the best first; wait a while if there is none."""
         keys = [self._key(queue) for queue in self.queues]
         try:
-            member = self._take(keys=keys, args=[self.name])
-            if member is None:
-                found = self.conn.bzpopmin(keys, timeout=self.read_timeout)
-                if found is None:
-                    return None
+            members: list[bytes] = self._take(keys=keys, args=[self.name, count])
+            if not members and (found := self.conn.bzpopmin(keys, timeout=self.read_timeout)) is not None:
                 key, member, _ = found
+                members = [member]
                 if match := _ID.match(member, _PREFIX_BYTES):
                     self.conn.hdel(f"{key.decode()}.ids", f"{self.name}:{match[1].decode()}")
         except redis.RedisError as error:
             logger.warning("huey could not take messages, trying again: %s: %s", type(error).__name__, error)
             time.sleep(self.read_timeout)
-            return None
-        return member[_PREFIX_BYTES:]
+            return []
+        return [member[_PREFIX_BYTES:] for member in members]
 
     def close(self) -> None:
         """Let go of the connections."""

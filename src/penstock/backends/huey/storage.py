@@ -93,8 +93,3 @@ class QueueStorage(SqliteStorage):
 
     def _rows(self, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         return self.sql(query, values, results=True) or []
-
-    def dequeue(self) -> bytes | None:
-        """Take the best message of the first queue that has one."""
-        taken = self.take(1)
-        return taken[0] if taken else None
