@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import time
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from pika.exceptions import AMQPError, ChannelClosedByBroker
 from penstock.core.base import Finding
 from penstock.servers.findings import PATIENCE_S, unreachable, well
 
-_ALARM_S = 0.3
+_ALARM_S = 0.5
 _NO_QUEUE, _OTHER_SETTINGS = 404, 406
 
 
@@ -31,11 +32,9 @@ def look(broker: Any, queues: Sequence[str]) -> list[Finding]:
         try:
             properties = connection._impl.server_properties or {}  # noqa: SLF001 - the only place where pika keeps them
             found = [well(f"{_text(properties, 'product')} {_text(properties, 'version')}", "dramatiq", "pika")]
-            return (
-                found
-                + _alarm(connection)
-                + [finding for queue in queues for finding in _queue(connection, broker.native(queue))]
-            )
+            if alarm := _alarm(connection):
+                return found + alarm  # nothing more is read from this connection
+            return found + [finding for queue in queues for finding in _queue(connection, broker.native(queue))]
         finally:
             with contextlib.suppress(AMQPError, OSError):
                 connection.close()
@@ -65,7 +64,9 @@ def _alarm(connection: Any) -> list[Finding]:
 
     connection.add_on_connection_blocked_callback(blocked)
     connection.channel().basic_publish("", f"penstock.doctor.{uuid.uuid4().hex}", b"")
-    connection.process_data_events(_ALARM_S)
+    until = time.monotonic() + _ALARM_S
+    while not told and time.monotonic() < until:
+        connection.process_data_events(until - time.monotonic())  # returns at whatever comes first
     if not told:
         return []
     hint = "make room, or raise vm_memory_high_watermark or lower disk_free_limit"

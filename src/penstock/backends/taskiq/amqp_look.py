@@ -26,7 +26,9 @@ async def look(url: str, queues: Sequence[str]) -> list[Finding]:
             await connection.connect(timeout=PATIENCE_S)
             properties = connection.transport.connection.server_properties
             server = f"{properties.get('product', '')} {properties.get('version', '')}"
-            found = [well(server, "taskiq", "aio-pika"), *await _alarm(connection)]
+            found = [well(server, "taskiq", "aio-pika")]
+            if alarm := await _alarm(connection):
+                return found + alarm  # nothing more is read from this connection
             for queue in queues:
                 found += await _queue(connection, queue)
             return found
