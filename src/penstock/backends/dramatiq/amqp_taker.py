@@ -133,7 +133,7 @@ class AmqpTaker(Taker):
             better = self.queues[: self._from] if self._pushed else self.queues
             best = next((n for n, queue in enumerate(better) if self._waiting(queue)), self._from)
         free = self._threads - self._busy
-        cramped = late and free > self._room - sum(tag > self._since_tag for tag in (*self._held, *self._done))
+        cramped = late and free > self._room - sum(tag > self._since_tag for tag in self._held)
         if free and (best != self._from or self._subscription is None or cramped):
             self._unsubscribe()
             self._channel.basic_qos(prefetch_count=free)
