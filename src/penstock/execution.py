@@ -39,6 +39,7 @@ logger = logging.getLogger("penstock.execution")
 _MISSING = "Missing"
 _EXIT_S = 1.0
 _UNKNOWN_HERE_DELAY_S = 15.0
+_TOLD_EACH, _TOLD_EVERY = 20, 100
 """How long a job waits after a worker found that it lacks the job's task, so that another can have it."""
 _FIRST_LINE_MAX = 500
 """Letters of an error that go back to the engine: its screens show a line, its stores need not hold more."""
@@ -60,7 +61,7 @@ class Execution:
     ) -> None:
         self.owner = owner
         self.counts: Counter[str] = Counter()
-        """claimed, refused (messages whose job was not to be had), and one for each way of ending."""
+        """claimed, refused (their job was not to be had), foreign (of others), and one for each way of ending."""
         self.capture: Capture | None = None
         """Set by a worker: keeps what inline bodies print and log."""
         self.releasing = False
@@ -115,6 +116,13 @@ class Execution:
             await self._asettle(owned, ended)
             failure = failure or _first_line(owned.job, ended)
         return failure
+
+    def refuse(self, why: str) -> None:
+        """Count a message that is none of ours, and tell of it: of the first few, then of every hundredth."""
+        self._count("foreign")
+        number = self.counts["foreign"]
+        if number <= _TOLD_EACH or number % _TOLD_EVERY == 0:
+            logger.warning("refused a message that is not ours (the %d. of this worker): %s", number, why)
 
     def interrupt_all(self, cause: Cause) -> None:
         """Ask every running body to stop."""

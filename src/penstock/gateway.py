@@ -31,6 +31,7 @@ class Gateway:
         namespace: str,
         execute: Callable[[Message], str | None],
         aexecute: Callable[[Message], Awaitable[str | None]],
+        refuse: Callable[[str], None],
         claim_ahead: Callable[[Sequence[Message]], None],
     ) -> None:
         """Raise `ConfigError` for an unknown backend, transport or setting; open nothing."""
@@ -49,6 +50,7 @@ class Gateway:
             namespace=namespace,
             execute=execute,
             aexecute=aexecute,
+            refuse=refuse,
             claim_ahead=claim_ahead,
         )
         with self._told():

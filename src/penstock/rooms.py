@@ -76,6 +76,7 @@ class Rooms:
             namespace=self.config.namespace,
             execute=lambda message: self.execution.run(message),
             aexecute=lambda message: self.execution.arun(message),
+            refuse=lambda why: self.execution.refuse(why),
             claim_ahead=lambda messages: self.execution.claims.ahead(messages),
         )
         self._closers.append(self.gateway.close)

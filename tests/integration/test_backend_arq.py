@@ -119,7 +119,7 @@ def test_what_runs_is_neither_counted_as_waiting_nor_withdrawn(harness, open_que
     assert final(queue, running).state is State.SUCCEEDED
 
 
-def test_foreign_messages_are_refused_and_stop_nobody(harness, open_queue, record, server, caplog):
+def test_foreign_messages_are_refused_and_stop_nobody(harness, open_queue, record, server):
     queue = open_queue()
     name = f"arq:{harness.namespace}:default"
 
@@ -135,7 +135,7 @@ def test_foreign_messages_are_refused_and_stop_nobody(harness, open_queue, recor
     worker = harness.start_worker(queue, concurrency=1)
     assert final(queue, queue.enqueue(note, file=record.file)).state is State.SUCCEEDED
     wait_until(lambda: server.zcard(name) == 0, what="all were taken out")
-    assert caplog.text.count("not ours") == 4
+    assert worker.counts()["foreign"] == 4
     assert worker.worker._thread.is_alive()
 
 

@@ -210,6 +210,7 @@ def test_a_message_that_names_another_function_is_refused_however_it_looks(open_
     refused = Job.fetch("strange-6", connection=broker, serializer=JSONSerializer)
     wait_until(lambda: refused.get_status() == "failed")
     assert "not a message of penstock" in refused.latest_result().exc_string
+    assert worker.counts()["foreign"] == 1
     assert worker.counts().get("refused", 0) == 0  # it did not come as far as the ledger
 
 

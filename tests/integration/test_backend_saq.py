@@ -228,7 +228,7 @@ def test_a_foreign_job_is_refused_counted_and_stops_nobody(harness, open_queue, 
     worker = harness.start_worker(queue, concurrency=1)
     job = queue.enqueue(note, file=record.file)
     assert final(queue, job).state is State.SUCCEEDED
-    assert worker.counts()["refused"] == 1
+    assert worker.counts()["foreign"] == 1
     assert "not ours" in caplog.text
 
 
@@ -248,7 +248,7 @@ def test_a_job_that_saq_itself_cannot_read_is_refused_counted_and_stops_nobody(h
     worker = harness.start_worker(queue, concurrency=1)
     after = queue.enqueue(note, file=record.file)
     assert final(queue, after).state is State.SUCCEEDED
-    assert worker.counts()["refused"] == 1
+    assert worker.counts()["foreign"] == 1
     assert queue.ledger.get(job.id).state is State.QUEUED
     wait_until(lambda: natively(harness, counts) == (0, 0, 0), what="it is nowhere any more")
 

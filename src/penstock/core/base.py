@@ -59,6 +59,9 @@ class BackendContext(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str
     execute: Callable[[Message], str | None]
     aexecute: Callable[[Message], Awaitable[str | None]]
+    refuse: Callable[[str], None] = lambda why: None
+    """Call for each message on our queues that is not ours or cannot be read, with what is wrong with it: it is logged
+    and counted. Such a message is then done with, and must stop nobody."""
     claim_ahead: Callable[[Sequence[Message]], None] = lambda messages: None
     """May be called with messages that threads of this process are waiting to execute: their jobs are then claimed
     together. Each of them must be executed afterwards."""

@@ -154,7 +154,7 @@ class ArqBackend(AsyncBackend):
         settings: Any = self.context.settings
         names = [self._queue(queue) for queue in order.queues]
         with self._told():
-            self._workers = Workers(self._redis, names, self.context.aexecute, settings, order)
+            self._workers = Workers(self._redis, names, self.context, settings, order)
             try:
                 await self._workers.work(order.on_ready)
             finally:

@@ -21,7 +21,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from penstock.backends.arq.config import ArqSettings
-from penstock.core.base import MirroredFailure, WorkOrder
+from penstock.core.base import BackendContext, MirroredFailure, WorkOrder
 from penstock.job.models import Message
 
 logger = logging.getLogger("penstock.backends.arq")
@@ -80,8 +80,14 @@ class QueueWorker(Worker):
     """ARQ's worker for one queue: no signals, crons, aborts, timeouts or retries."""
 
     def __init__(
-        self, redis: ArqRedis, queue_name: str, run: Callable[..., Awaitable[None]], settings: ArqSettings
+        self,
+        redis: ArqRedis,
+        queue_name: str,
+        run: Callable[..., Awaitable[None]],
+        refuse: Callable[[str], None],
+        settings: ArqSettings,
     ) -> None:
+        self._refuse = refuse
         keep_s = settings.failed_ttl_s if settings.mirror_failures else 0
         super().__init__(
             [func(run, name="penstock", timeout=_NEVER_S, max_tries=1)],  # type: ignore[arg-type]
@@ -114,7 +120,7 @@ class QueueWorker(Worker):
         except OUTAGES as error:
             logger.warning("message %s stays in ARQ: %s", job_id, error)
         except Exception as error:  # noqa: BLE001 - ARQ trips over a message whose fields are of other types
-            logger.warning("refused a message that is not ours: %s: %s: %s", job_id, type(error).__name__, error)
+            self._refuse(f"{job_id}: {type(error).__name__}: {error}")
             with contextlib.suppress(*OUTAGES):
                 await self.pool.zrem(self.queue_name, taken)
                 await self.finish_failed_job(job_id, None)
@@ -134,23 +140,24 @@ class Workers:
         self,
         redis: ArqRedis,
         names: Sequence[str],
-        execute: Callable[[Message], Awaitable[str | None]],
+        context: BackendContext,
         settings: ArqSettings,
         order: WorkOrder,
     ) -> None:
-        self._execute = execute
+        self._execute = context.aexecute
+        self._refuse = context.refuse
         self._settings = settings
         self._concurrency = order.concurrency
         self._running: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._stopped = False
-        self._workers = [QueueWorker(redis, name, self._run, settings) for name in names]
+        self._workers = [QueueWorker(redis, name, self._run, context.refuse, settings) for name in names]
 
     async def _run(self, _ctx: Any, *args: Any, **kwargs: Any) -> None:
         try:
             message = msgspec.convert(kwargs, Message)
         except msgspec.ValidationError as error:
-            logger.warning("refused a message that is not ours: %s", error)
+            self._refuse(str(error))
             raise MirroredFailure(f"not a message of penstock: {error}") from None
         line = await self._execute(message)
         if line is not None and self._settings.mirror_failures:

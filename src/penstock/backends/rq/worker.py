@@ -67,6 +67,7 @@ class ThreadWorker(SimpleWorker):
         self.settings: RqSettings = settings
         self.stopping = threading.Event()
         self._execute = context.execute
+        self._refuse = context.refuse
         self._keys = {queue.key: queue for queue in self.queues}
         self._taking = threading.Lock()
         self._running: dict[str, tuple[Job, Execution]] = {}
@@ -141,7 +142,7 @@ class ThreadWorker(SimpleWorker):
         except redis.ConnectionError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a foreign message holds, it must stop nobody
-            logger.warning("refused a message on %s that is not ours: %s: %s", queue.name, type(error).__name__, error)
+            self._refuse(f"on {queue.name}: {type(error).__name__}: {error}")
             if job is not None:
                 self._end(job, None, f"refused: not a message of penstock ({error})")
             return

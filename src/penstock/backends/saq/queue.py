@@ -104,7 +104,7 @@ class SaqBackend(AsyncBackend):
         settings: Any = self.context.settings
         with self._told() as store:
             await store.connect()
-            self._worker = LanesWorker(store, self.context.aexecute, settings, order)
+            self._worker = LanesWorker(store, self.context, settings, order)
             await self._worker.start()
 
     async def stop(self) -> None:

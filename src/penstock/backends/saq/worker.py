@@ -11,7 +11,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -20,7 +20,7 @@ from saq.job import Status
 from saq.utils import now
 
 from penstock.backends.saq.config import SaqSettings
-from penstock.core.base import WorkOrder
+from penstock.core.base import BackendContext, WorkOrder
 from penstock.job.models import Message
 
 if TYPE_CHECKING:
@@ -79,12 +79,13 @@ class LanesWorker(Worker[Any]):
     def __init__(
         self,
         store: RedisStore | PostgresStore,
-        execute: Callable[[Message], Awaitable[str | None]],
+        context: BackendContext,
         settings: SaqSettings,
         order: WorkOrder,
     ) -> None:
         self._store = store
-        self._execute = execute
+        self._execute = context.aexecute
+        self._refuse = context.refuse
         self._settings = settings
         self._order = order
         self._turn = asyncio.Lock()
@@ -135,8 +136,7 @@ class LanesWorker(Worker[Any]):
         try:
             message = msgspec.convert(kwargs, Message)
         except msgspec.ValidationError as error:
-            logger.warning("refused a message that is not ours: %s: %s", error, kwargs)
-            await self._execute(Message(id="", job_ids=("",)))  # refused there too, and counted
+            self._refuse(f"{error}: {kwargs}")
             return f"refused, not a message of penstock: {error}"
         line = await self._execute(message)
         return line if self._settings.mirror_failures else None

@@ -14,7 +14,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from taskiq import AckableMessage, AsyncBroker, AsyncTaskiqDecoratedTask, BrokerMessage
+from taskiq import AckableMessage, AsyncBroker, AsyncTaskiqDecoratedTask, BrokerMessage, TaskiqMessage
+from taskiq.formatters.proxy_formatter import ProxyFormatter
 
 from penstock.backends.taskiq.config import TaskiqSettings
 from penstock.job.models import Message
@@ -40,6 +41,23 @@ def native(message: Message) -> bytes:
     )  # fmt: skip
 
 
+class _Formatter(ProxyFormatter):
+    """Tells of what it cannot read; TaskIQ 0.13 then logs it and goes on."""
+
+    def __init__(self, broker: AsyncBroker, refuse: Callable[[str], None]) -> None:
+        super().__init__(broker)
+        self._refuse = refuse
+
+    def loads(self, message: bytes) -> TaskiqMessage:
+        try:
+            read = super().loads(message)
+            read.parse_labels()
+        except Exception as error:
+            self._refuse(f"{type(error).__name__}: {error}")
+            raise
+        return read
+
+
 class OneTaskBroker(AsyncBroker):
     """A broker whose worker takes from `queues`, in that order, and runs one function whatever the task's name."""
 
@@ -54,9 +72,10 @@ class OneTaskBroker(AsyncBroker):
         self.queues: tuple[str, ...] = ()
         self._one_task: AsyncTaskiqDecoratedTask[..., Any] | None = None
 
-    def serve(self, queues: tuple[str, ...], run: Callable[..., Awaitable[Any]]) -> None:
+    def serve(self, queues: tuple[str, ...], run: Callable[..., Awaitable[Any]], refuse: Callable[[str], None]) -> None:
         """Be a worker's from now on."""
         self.is_worker_process = True
+        self.formatter = _Formatter(self, refuse)
         self.queues = queues
         self._one_task = self.register_task(run, task_name="penstock")
 

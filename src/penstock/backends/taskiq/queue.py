@@ -98,14 +98,14 @@ class TaskiqBackend(AsyncBackend):
             try:
                 message = msgspec.convert(kwargs, Message)
             except msgspec.ValidationError as error:
-                logger.warning("refused a message that is not ours: %s", error)
+                self.context.refuse(str(error))
                 line = f"not a message of penstock: {error}"
             else:
                 line = await self.context.aexecute(message)
             if line is not None and settings.mirror_failures:
                 raise MirroredFailure(line)
 
-        broker.serve(order.queues, run)
+        broker.serve(order.queues, run, self.context.refuse)
         self._worker = worker = Worker(broker, order)
         with self._told():
             await worker.work()

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 from penstock.client import JobQueue
+from penstock.core.config import LeaseConfig
 from penstock.handle import CancelOutcome
 from penstock.job.lifecycle import State
 from penstock.testing.conformance.bodies import die, hold, nap, note
@@ -28,17 +29,16 @@ def test_an_isolated_body_runs_in_another_process_which_is_used_again(
 
 
 def test_a_child_that_dies_is_noticed_and_its_job_runs_again(
-    queue: JobQueue, start_worker: StartWorker, record: Record
+    open_queue: Callable[..., JobQueue], start_worker: StartWorker, record: Record
 ) -> None:
-    start_worker()
+    # A lease that is over only when the test has long failed: the parent tells, no sweeper has to.
+    queue = open_queue(lease=LeaseConfig())
+    start_worker(queue)
     job = queue.enqueue(die, file=record.file, deaths=1, isolation="process", delay="50ms")
     row = final(queue, job)
     assert (row.state, row.attempt, row.crashes, row.errors) == (State.SUCCEEDED, 2, 1, 0)
     first, _ = job.attempts()
     assert first.outcome == "crashed"
-    assert first.finished_at is not None
-    # Well below the lease of 2 s: the parent told, no sweeper had to.
-    assert (first.finished_at - first.started_at).total_seconds() < 1.5
 
 
 def test_a_child_that_dies_again_and_again_is_a_crash_loop(
