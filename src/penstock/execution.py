@@ -20,9 +20,10 @@ from penstock.claims import Claims
 from penstock.core.base import Applied
 from penstock.core.config import Config, seconds
 from penstock.core.exceptions import InvalidJobError, LedgerError
+from penstock.endings import MISSING, Elsewhere, ending, first_line
 from penstock.heart import Heart, Owned
 from penstock.job import lifecycle
-from penstock.job.lifecycle import Reason, Transition
+from penstock.job.lifecycle import Transition
 from penstock.job.models import ErrorInfo, Job, Message
 from penstock.run import JobInterrupted, Run, current_run
 from penstock.runners import runner_for
@@ -36,13 +37,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("penstock.execution")
 
-_MISSING = "Missing"
 _EXIT_S = 1.0
-_UNKNOWN_HERE_DELAY_S = 15.0
 _TOLD_EACH, _TOLD_EVERY = 20, 100
-"""How long a job waits after a worker found that it lacks the job's task, so that another can have it."""
-_FIRST_LINE_MAX = 500
-"""Letters of an error that go back to the engine: its screens show a line, its stores need not hold more."""
 
 
 class Execution:
@@ -64,6 +60,7 @@ class Execution:
         """claimed, refused (their job was not to be had), foreign (of others), and one for each way of ending."""
         self.capture: Capture | None = None
         """Set by a worker: keeps what inline bodies print and log."""
+        self.elsewhere = Elsewhere()
         self.releasing = False
         """Set when the process has to go: what cannot finish is handed back."""
         self.heart = Heart(ledger, owner, config)
@@ -95,7 +92,7 @@ class Execution:
                 continue
             ended = self._refuse(owned) or self._guarded(lambda o=owned: self._body(o), owned)
             self._settle(owned, ended)
-            failure = failure or _first_line(owned.job, ended)
+            failure = failure or first_line(owned.job, ended)
         return failure
 
     async def arun(self, message: Message) -> str | None:
@@ -114,7 +111,7 @@ class Execution:
             elif ended is None:
                 ended = await bridge.in_thread(self._guarded, lambda o=owned: self._body(o), owned)
             await self._asettle(owned, ended)
-            failure = failure or _first_line(owned.job, ended)
+            failure = failure or first_line(owned.job, ended)
         return failure
 
     def refuse(self, why: str) -> None:
@@ -159,7 +156,7 @@ class Execution:
             why = runner_for(owned.job.kind).missing(owned.job)
         except InvalidJobError as error:
             why = str(error)
-        return None if why is None else Ended(how="released", error=ErrorInfo(_MISSING, why))
+        return None if why is None else Ended(how="released", error=ErrorInfo(MISSING, why))
 
     # -- body ---------------------------------------------------------------------------------------------------
 
@@ -282,7 +279,7 @@ class Execution:
 
     def _ending(self, owned: Owned, ended: Ended) -> Transition | None:
         self._count(ended.how)
-        transition = _transition(owned.job, ended)
+        transition = ending(owned.job, ended, self.elsewhere)
         if transition is None:
             self._let_go(owned)
         return transition
@@ -326,50 +323,6 @@ class Execution:
     def _let_go(self, owned: Owned) -> None:
         self.heart.owned.pop(owned.job.id, None)
         owned.interrupt.close()
-
-
-def _transition(job: Job, ended: Ended) -> Transition | None:
-    """Return how the ledger is to be told; None where nothing may be written."""
-    match ended.how:
-        case "returned":
-            return lifecycle.succeed(job.id, attempt=job.attempt, result=ended.result)
-        case "raised":
-            error = _error(job, ended)
-            reason = Reason.ERROR if ended.retryable else Reason.INVALID
-            return lifecycle.fail(job, error=error, reason=reason, retryable=ended.retryable)
-        case "timeout":
-            return lifecycle.fail(job, error=_error(job, ended), reason=Reason.TIMEOUT)
-        case "crashed":
-            return lifecycle.rescue(job, error=ended.error, by_parent=True)
-        case "cancelled":
-            return lifecycle.stop(job.id, attempt=job.attempt)
-        case "released":
-            # A body that was stopped has an error too: how it took the interrupt. Its job is due again at once.
-            if ended.error is not None and ended.error.type == _MISSING:
-                return lifecycle.release(
-                    job.id, attempt=job.attempt, delay_s=_UNKNOWN_HERE_DELAY_S, note=ended.error.message
-                )
-            return lifecycle.release(job.id, attempt=job.attempt)
-        case _:
-            return None
-
-
-def _error(job: Job, ended: Ended) -> ErrorInfo:
-    """Return the error of an attempt that failed, told even where the body left none."""
-    if ended.error is not None:
-        return ended.error
-    if ended.how == "timeout":
-        return ErrorInfo("JobTimeout", f"ran longer than its timeout of {job.timeout_s:g} s")
-    return ErrorInfo("Crashed", "its process died") if ended.how == "crashed" else ErrorInfo("Error", "")
-
-
-def _first_line(job: Job, ended: Ended) -> str | None:
-    """Tell in one line how an attempt failed; None when it did not."""
-    if ended.how not in ("raised", "timeout", "crashed"):
-        return None
-    error = _error(job, ended)
-    told = f"{error.type}: {error.message}" if error.message else error.type
-    return told.strip().partition("\n")[0][:_FIRST_LINE_MAX]
 
 
 class _Stoppable:

@@ -333,6 +333,8 @@ class Worker:
         self._told_at = now
         try:
             self.queue.ledger.tell_worker(self.info())
+            others = (worker.tasks for worker in self.queue.ledger.workers() if worker.id != self.queue.owner)
+            self.queue.execution.elsewhere.tasks = frozenset(name for tasks in others for name in tasks)
         except LedgerError as error:
             logger.warning("the ledger did not take this worker's sign of life: %s", error)
 

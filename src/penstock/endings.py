@@ -1,0 +1,79 @@
+"""How the end of an attempt is told to the ledger, and in one line to the engine."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from penstock.body import Ended
+from penstock.job import lifecycle
+from penstock.job.lifecycle import Reason, Transition
+from penstock.job.models import ErrorInfo, Job
+
+MISSING = "Missing"
+"""The type of the error with which an attempt is handed back whose task is not known here."""
+_FIRST_LINE_MAX = 500
+"""Letters of an error that go back to the engine: its screens show a line, its stores need not hold more."""
+_UNKNOWN_S = 15.0
+_PASSED_ON_S, _PASSED_ON_TIMES = 0.25, 8
+_REMEMBERED = 1000
+
+
+class Elsewhere:
+    """How long a job waits whose task is not known here, so that another worker can have it."""
+
+    def __init__(self) -> None:
+        self.tasks: frozenset[str] = frozenset()
+        """What other workers that live can run, as they last told."""
+        self._times: Counter[str] = Counter()
+
+    def delay_s(self, job: Job) -> float:
+        """Return a short wait where somebody else can run it; in time a longer one: he may be busy for hours."""
+        if job.name not in self.tasks:
+            return _UNKNOWN_S
+        if len(self._times) > _REMEMBERED:
+            self._times.clear()
+        self._times[job.id] += 1
+        return min(_PASSED_ON_S * 2 ** max(0, self._times[job.id] - _PASSED_ON_TIMES), _UNKNOWN_S)
+
+
+def ending(job: Job, ended: Ended, elsewhere: Elsewhere) -> Transition | None:
+    """Return how the ledger is to be told; None where nothing may be written."""
+    match ended.how:
+        case "returned":
+            return lifecycle.succeed(job.id, attempt=job.attempt, result=ended.result)
+        case "raised":
+            error = _error(job, ended)
+            reason = Reason.ERROR if ended.retryable else Reason.INVALID
+            return lifecycle.fail(job, error=error, reason=reason, retryable=ended.retryable)
+        case "timeout":
+            return lifecycle.fail(job, error=_error(job, ended), reason=Reason.TIMEOUT)
+        case "crashed":
+            return lifecycle.rescue(job, error=ended.error, by_parent=True)
+        case "cancelled":
+            return lifecycle.stop(job.id, attempt=job.attempt)
+        case "released":
+            # A body that was stopped has an error too: how it took the interrupt. Its job is due again at once.
+            if ended.error is not None and ended.error.type == MISSING:
+                delay_s = elsewhere.delay_s(job)
+                return lifecycle.release(job.id, attempt=job.attempt, delay_s=delay_s, note=ended.error.message)
+            return lifecycle.release(job.id, attempt=job.attempt)
+        case _:
+            return None
+
+
+def first_line(job: Job, ended: Ended) -> str | None:
+    """Tell in one line how an attempt failed; None when it did not."""
+    if ended.how not in ("raised", "timeout", "crashed"):
+        return None
+    error = _error(job, ended)
+    told = f"{error.type}: {error.message}" if error.message else error.type
+    return told.strip().partition("\n")[0][:_FIRST_LINE_MAX]
+
+
+def _error(job: Job, ended: Ended) -> ErrorInfo:
+    """Return the error of an attempt that failed, told even where the body left none."""
+    if ended.error is not None:
+        return ended.error
+    if ended.how == "timeout":
+        return ErrorInfo("JobTimeout", f"ran longer than its timeout of {job.timeout_s:g} s")
+    return ErrorInfo("Crashed", "its process died") if ended.how == "crashed" else ErrorInfo("Error", "")
