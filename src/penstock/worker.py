@@ -23,7 +23,7 @@ from penstock.core.exceptions import (
     UnsupportedError,
 )
 from penstock.core.secrets import mask_url
-from penstock.job.models import WorkerInfo
+from penstock.job.models import JobQuery, WorkerInfo
 from penstock.sources.decorators import TASKS
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ logger = logging.getLogger("penstock.worker")
 
 EXIT_FORCED = 143
 """128 + SIGTERM: a second signal, bodies were stopped and their jobs handed back."""
+_RUNNING = ("running", "cancelling", "overdue")
 _TELL_EVERY_S = 10.0
 _BURST_POLL_S = 0.02
 _FORCED_WAIT_S = 0.4
@@ -291,15 +292,25 @@ class Worker:
 
     def _burst_over(self) -> bool:
         ledger = self.queue.ledger
-        due, _ = ledger.backlog(self.queues)
+        due, running = ledger.backlog(self.queues)
         if self.queue.execution.running:
             return False
         if due == 0:
-            return True
+            # What the ledger has as running here and nobody runs here lost its lease, or the answer to its claim: the
+            # sweep makes it due again. It may have done so since the first look.
+            return running == 0 or (not self._lost_some() and ledger.backlog(self.queues)[0] == 0)
         if self._engine_is_empty():
             # Jobs are due and no message is on its way: they were lost, or published to an engine that was down.
             self._publish_lost()
         return False
+
+    def _lost_some(self) -> bool:
+        running = [
+            job
+            for name in self.queues
+            for job in self.queue.ledger.find(JobQuery(states=_RUNNING, queue=name, limit=500))
+        ]
+        return any(job.owner == self.queue.owner for job in running)
 
     def _engine_is_empty(self) -> bool:
         try:
@@ -308,8 +319,6 @@ class Worker:
             return False
 
     def _publish_lost(self) -> None:
-        from penstock.job.models import JobQuery
-
         ledger = self.queue.ledger
         for name in self.queues:
             waiting = ledger.find(JobQuery(states=("queued",), queue=name, limit=500))

@@ -6,7 +6,9 @@ import threading
 from pathlib import Path
 
 from penstock import JobQueue, task
+from penstock.job import lifecycle
 from penstock.rooms import Rooms
+from penstock.testing.harness import short_config
 
 
 @task(name="worker_noop")
@@ -27,6 +29,25 @@ def test_what_came_after_the_limit_is_published_again_at_once(tmp_path: Path) ->
         queue.enqueue_many([noop.call() for _ in range(50)])
         queue.worker(concurrency=8, max_jobs=20).run()
         assert queue.gateway.depth("default") == 30
+
+
+def test_a_burst_does_not_end_before_what_it_claimed_and_lost_has_run(tmp_path: Path) -> None:
+    config = short_config(backend="huey+sqlite:///queue.db", ledger="sqlite:///ledger.db")
+    with JobQueue(config=config, root=tmp_path) as queue:
+        job = queue.enqueue(noop)
+        # As after a claim whose answer did not come, or an attempt that stopped because its lease was running out.
+        assert queue.ledger.apply(lifecycle.claim(job.id, owner=queue.owner, lease_s=0.3))
+        queue.worker(burst=True).run()
+        assert job.state == "succeeded"
+
+
+def test_a_burst_does_not_wait_for_what_others_run(tmp_path: Path) -> None:
+    config = short_config(backend="huey+sqlite:///queue.db", ledger="sqlite:///ledger.db")
+    with JobQueue(config=config, root=tmp_path) as queue:
+        job = queue.enqueue(noop)
+        assert queue.ledger.apply(lifecycle.claim(job.id, owner="somebody else", lease_s=3600))
+        queue.worker(burst=True).run()
+        assert job.state == "running"
 
 
 def test_a_room_is_opened_once_however_many_threads_ask(tmp_path: Path) -> None:
