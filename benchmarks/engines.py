@@ -80,7 +80,7 @@ class Side:
                 process.kill()
                 process.wait()
 
-    def wait_for(self, count: int, timeout_s: float = 120) -> list[tuple[float, float]]:
+    def wait_for(self, count: int, timeout_s: float = 300) -> list[tuple[float, float]]:
         until = time.monotonic() + timeout_s
         while len(seen := stamps.read(self.stamps)) < count:
             if time.monotonic() > until:

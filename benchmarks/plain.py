@@ -54,6 +54,9 @@ class AsyncPlain(Plain):
     async def connect(self) -> None:
         raise NotImplementedError
 
+    async def disconnect(self) -> None:
+        raise NotImplementedError
+
     async def send(self) -> None:
         raise NotImplementedError
 
@@ -74,6 +77,7 @@ class AsyncPlain(Plain):
         self._run(self.serve())
 
     def close(self) -> None:
+        self._run(self.disconnect())
         self._runner.close()
 
 
@@ -159,6 +163,9 @@ class Saq(AsyncPlain):
         self.native: Any = Queue.from_url(self.url, name=self.queue)
         await self.native.connect()
 
+    async def disconnect(self) -> None:
+        await self.native.disconnect()
+
     async def send(self) -> None:
         await self.native.enqueue("astamp", sent_at=time.time())
 
@@ -177,6 +184,9 @@ class Arq(AsyncPlain):
         from arq.connections import RedisSettings
 
         self.pool = await create_pool(RedisSettings.from_dsn(self.url), default_queue_name=self.queue)
+
+    async def disconnect(self) -> None:
+        await self.pool.aclose()
 
     async def send(self) -> None:
         await self.pool.enqueue_job("astamp", time.time())
@@ -205,11 +215,10 @@ class Taskiq(AsyncPlain):
 
             self.broker: Any = ListQueueBroker(self.url, queue_name=self.queue)
         elif self.url.startswith("amqp"):
-            from taskiq_aio_pika import AioPikaBroker
-            from taskiq_aio_pika.queue import Queue
+            from taskiq_aio_pika import AioPikaBroker, Exchange, Queue
 
             self.broker = AioPikaBroker(
-                self.url, exchange_name=self.queue, task_queues=[Queue(name=self.queue)], qos=CONCURRENCY
+                self.url, exchange=Exchange(name=self.queue), task_queues=[Queue(name=self.queue)], qos=CONCURRENCY
             )
         else:
             from taskiq_nats import PullBasedJetStreamBroker
@@ -218,12 +227,14 @@ class Taskiq(AsyncPlain):
                 [self.url],
                 subject=self.queue,
                 stream_name=self.queue,
-                durable=self.queue,
-                pull_consume_batch=CONCURRENCY,
+                durable=self.queue,  # one message a trip: a larger batch is waited for until it is full
             )
         self.task = self.broker.register_task(astamp, task_name="astamp")
         if "work" not in sys.argv:
             await self.broker.startup()
+
+    async def disconnect(self) -> None:
+        await self.broker.shutdown()
 
     async def send(self) -> None:
         await self.task.kiq(time.time())
