@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import msgspec
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from penstock.job.lifecycle import State
 from penstock.testing import services
 from penstock.testing.conformance import bodies
-from penstock.testing.conformance.bodies import flaky, hold, note
+from penstock.testing.conformance.bodies import anote, flaky, hold, note
 from penstock.testing.conformance.record import Record
 from penstock.testing.conformance.waiting import final
 from penstock.testing.harness import CALM, harness_for, wait_until
@@ -207,10 +208,17 @@ def test_a_message_is_what_taskiq_itself_would_send():
     assert msgspec.convert(read.kwargs, Message) == message
 
 
-@pytest.mark.parametrize("name", ["redis", "nats"])
+OWN = {
+    "redis": services.new_redis,
+    "nats": services.new_nats,
+    "rabbitmq": partial(services.new_rabbitmq, management=False),
+}
+
+
+@pytest.mark.parametrize("name", ["redis", "nats", pytest.param("rabbitmq", marks=pytest.mark.slow)])
 def test_a_worker_outlives_an_outage_of_its_broker_and_so_do_its_jobs(tmp_path, record, request, name):
     request.getfixturevalue(f"{name}_url")
-    own = {"redis": services.new_redis, "nats": services.new_nats}[name]().start()
+    own = OWN[name]().start()
     harness = _harness(own.url, tmp_path)
     queue = harness.queue(f"sqlite:///{tmp_path}/ledger.db", tasks=TASKS)
     try:
@@ -222,10 +230,34 @@ def test_a_worker_outlives_an_outage_of_its_broker_and_so_do_its_jobs(tmp_path, 
         assert final(queue, running).state is State.SUCCEEDED
         own.start()
         assert final(queue, queue.enqueue(note, file=record.file), 30).state is State.SUCCEEDED
+        assert final(queue, running).attempt == 1
     finally:
         harness.reset()
         queue.close()
         own.close()
+
+
+def test_a_body_that_blocks_its_thread_holds_up_no_async_body(harness, queue, record):
+    harness.start_worker(queue, concurrency=2)
+    blocking = queue.enqueue(hold, file=record.file, gate=str(record.gate()))
+    record.wait_started()
+    assert final(queue, queue.enqueue(anote, file=record.file)).state is State.SUCCEEDED
+    assert blocking.state == "running"
+    record.open_gate()
+    final(queue, blocking)
+
+
+def test_a_lower_queue_is_taken_from_only_while_the_higher_is_empty(harness, queue, record):
+    harness.start_worker(queue, queues=["high", "low"], concurrency=1)
+    running = queue.enqueue(hold, file=record.file, gate=str(record.gate()), queue="low")
+    record.wait_started()
+    for number in range(6):
+        queue.enqueue(note, file=record.file, label="low", queue="low", priority=9)
+        queue.enqueue(note, file=record.file, label="high", queue="high", priority=number)
+    record.open_gate()
+    final(queue, running)
+    record.wait_started(count=13)
+    assert [entry.label for entry in record.starts()][1:] == ["high"] * 6 + ["low"] * 6
 
 
 def test_a_namespace_with_dots_is_one_of_its_own(nats_url, tmp_path, record):
