@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 from psycopg import AsyncConnection, OperationalError
@@ -19,8 +19,11 @@ from saq import Job
 from saq.queue.postgres import PostgresQueue
 
 from penstock.backends.saq.config import SaqSettings
+from penstock.backends.saq.queue import SaqBackend
 from penstock.backends.saq.worker import Lane
+from penstock.core.base import BackendContext, Finding
 from penstock.job.models import Message
+from penstock.servers import postgres_look
 
 _WAIT_S = 1.0
 
@@ -60,87 +63,88 @@ class PostgresLane(Lane, PostgresQueue):
             await connection.execute(_TIDY_STATS, (at_s,))
 
 
-class PostgresStore:
+class PostgresBackend(SaqBackend):
     """SAQ's table in one database."""
 
-    outages: ClassVar[tuple[type[Exception], ...]] = (OperationalError, OSError)
+    outages = (OperationalError, OSError)
 
-    def __init__(self, url: str, namespace: str, settings: SaqSettings) -> None:
-        self._url = url
-        self._namespace = namespace
-        self._settings = settings
+    def __init__(self, context: BackendContext) -> None:
+        """See `SaqBackend`."""
+        super().__init__(context)
         self._opening = asyncio.Lock()
         self._pool: Any = None
-        self._lanes: dict[str, PostgresLane] = {}
         self._ear: AsyncConnection[Any] | None = None
 
-    def lane(self, queue: str) -> PostgresLane:
-        """Return one queue of this namespace; after `connect`."""
-        if queue not in self._lanes:
-            self._lanes[queue] = PostgresLane(self._pool, f"{self._namespace}:{queue}", self._settings)
-        return self._lanes[queue]
+    def new_lane(self, queue: str) -> PostgresLane:
+        """See `SaqBackend.new_lane`; after `_connect`."""
+        return PostgresLane(self._pool, self._key(queue), self.settings)
 
-    async def connect(self) -> Any:
-        """Open the pool on the first call; return it."""
+    async def inspect(self, queues: Sequence[str]) -> Sequence[Finding]:
+        """See `Backend.inspect`."""
+        return await asyncio.to_thread(postgres_look.look, self.url, "saq", "psycopg")
+
+    async def _connect(self) -> Any:
         async with self._opening:
             if self._pool is None:
                 # First one connection: a pool would try in silence until its time is over. And its lock: SAQ leaves
                 # making its tables to whoever has begun, without waiting for them.
                 async with await self._connection() as first:
                     await first.execute("select pg_advisory_lock(hashtext('penstock:saq'))")
-                    timeout_s, most = self._settings.connect_timeout_s, self._settings.postgres_connections
-                    pool: Any = AsyncConnectionPool(self._url, min_size=1, max_size=most, open=False, timeout=timeout_s)
+                    timeout_s, most = self.settings.connect_timeout_s, self.settings.postgres_connections
+                    pool: Any = AsyncConnectionPool(self.url, min_size=1, max_size=most, open=False, timeout=timeout_s)
                     await pool.open()
-                    await PostgresLane(pool, "", self._settings).init_db()
+                    await PostgresLane(pool, "", self.settings).init_db()
                 self._pool = pool
         return self._pool
 
     async def _connection(self) -> AsyncConnection[Any]:
-        timeout_s = max(2, int(self._settings.connect_timeout_s))
-        return await AsyncConnection.connect(self._url, autocommit=True, connect_timeout=timeout_s)
+        timeout_s = max(2, int(self.settings.connect_timeout_s))
+        return await AsyncConnection.connect(self.url, autocommit=True, connect_timeout=timeout_s)
 
-    def _key(self, message_id: str) -> str:
-        # A key is one in the whole table, whichever project's.
-        return f"{self._namespace}:{message_id}"
+    def _key(self, name: str) -> str:
+        # The table is one, whichever project's.
+        return f"{self.context.namespace}:{name}"
 
     async def publish(self, messages: Sequence[Message]) -> None:
-        """Hand over all messages in one transaction."""
-        pool = await self.connect()
-        rows: list[tuple[Any, ...]] = []
-        for message in messages:
-            lane = self.lane(message.queue)
-            job = lane.native(message, self._key(message.id))
-            rows.append((job.key, lane.serialize(job), lane.name, job.priority, job.queued // 1000))
-        async with pool.connection() as connection, connection.transaction(), connection.cursor() as cursor:
-            await cursor.executemany(_PUBLISH, rows)
-            for queue in {message.queue for message in messages}:
-                await cursor.execute(SQL("notify {}, 'saq:enqueue'").format(self.lane(queue).channel))
+        """See `Backend.publish`: one transaction."""
+        with self.told():
+            pool = await self._connect()
+            rows: list[tuple[Any, ...]] = []
+            for message in messages:
+                lane = self.lane(message.queue)
+                job = lane.native(message, self._key(message.id))
+                rows.append((job.key, lane.serialize(job), lane.name, job.priority, job.queued // 1000))
+            async with pool.connection() as connection, connection.transaction(), connection.cursor() as cursor:
+                await cursor.executemany(_PUBLISH, rows)
+                for queue in {message.queue for message in messages}:
+                    await cursor.execute(SQL("notify {}, 'saq:enqueue'").format(self.lane(queue).channel))
 
     async def withdraw(self, message_ids: Sequence[str]) -> int:
-        """Take waiting messages back."""
-        pool = await self.connect()
-        async with pool.connection() as connection:
-            cursor = await connection.execute(_WITHDRAW, ([self._key(message_id) for message_id in message_ids],))
-            return cursor.rowcount
+        """See `Backend.withdraw`."""
+        with self.told():
+            async with (await self._connect()).connection() as connection:
+                cursor = await connection.execute(_WITHDRAW, ([self._key(message_id) for message_id in message_ids],))
+                return cursor.rowcount
 
     async def depth(self, queue: str) -> int:
-        """Count what waits in a queue."""
-        await self.connect()
-        return await self.lane(queue).count("queued")
+        """See `Backend.depth`."""
+        with self.told():
+            await self._connect()
+            return await self.lane(queue).count("queued")
 
     async def take(self, queues: Sequence[str], count: int) -> list[Job]:
-        """Take the best jobs that wait, at most ``count``, without waiting."""
+        """See `SaqBackend.take`."""
         jobs: list[Job] = []
         async with self._pool.connection() as connection:
             for lane in map(self.lane, queues):
                 if len(jobs) < count:
-                    until = int(time.time()) + self._settings.heartbeat_s
+                    until = int(time.time()) + self.settings.heartbeat_s
                     cursor = await connection.execute(_TAKE, (lane.name, count - len(jobs), until))
                     jobs += [lane.read(key, bytes(body)) for *_, key, body in sorted(await cursor.fetchall())]
         return jobs
 
     async def wait(self, queues: Sequence[str]) -> None:
-        """Wait about a second until there may be something to take. Nothing is lost when it is cancelled."""
+        """See `SaqBackend.wait`."""
         if self._ear is None or self._ear.closed:
             # Returns at once: something may have come before it began to listen.
             self._ear = await self._connection()
@@ -151,7 +155,7 @@ class PostgresStore:
                 pass
 
     async def close(self) -> None:
-        """Close the connections."""
+        """See `Backend.close`."""
         for opened in (self._ear, self._pool):
             if opened is not None:
                 await opened.close()

@@ -2,51 +2,60 @@
 
 from __future__ import annotations
 
-import asyncio
+from abc import abstractmethod
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
 from penstock.backends.saq.config import SaqSettings
-from penstock.backends.saq.worker import LanesWorker
-from penstock.core.base import AsyncBackend, BackendContext, Finding, WorkOrder
+from penstock.backends.saq.worker import Lane, LanesWorker
+from penstock.core.base import AsyncBackend, BackendContext, WorkOrder
 from penstock.core.capabilities import Capabilities, Support
-from penstock.core.exceptions import BackendNotInstalledError, BackendUnavailableError, ConfigError
+from penstock.core.exceptions import BackendNotInstalledError, BackendUnavailableError
 from penstock.core.secrets import mask_url
-from penstock.job.models import Message
 from penstock.servers.redis_url import SCHEMES as REDIS_SCHEMES
-from penstock.servers.redis_url import refuse_unreadable
 
 if TYPE_CHECKING:
-    from penstock.backends.saq.postgres import PostgresStore
-    from penstock.backends.saq.redis import RedisStore
+    from saq import Job
 
 
 class SaqBackend(AsyncBackend):
-    """Jobs carried by SAQ, on Redis or Postgres."""
+    """Jobs carried by SAQ: what is made of a URL is the backend for Redis, or for Postgres."""
 
     name: ClassVar[str] = "saq"
     schemes: ClassVar[tuple[str, ...]] = (
         *(f"saq+{scheme}" for scheme in REDIS_SCHEMES), "saq+postgres", "saq+postgresql",
     )  # fmt: skip
     settings_type: ClassVar[type[msgspec.Struct]] = SaqSettings
+    outages: ClassVar[tuple[type[Exception], ...]] = ()
+    """What the driver raises when the store is out of reach."""
 
-    _worker: LanesWorker | None = None
+    def __new__(cls, context: BackendContext) -> SaqBackend:
+        """Import the driver of this URL, and no other. Raises `BackendNotInstalledError`."""
+        try:
+            if "postgres" in context.url.partition("://")[0]:
+                from penstock.backends.saq.postgres import PostgresBackend as Backend
+            else:
+                from penstock.backends.saq.redis import RedisBackend as Backend
+        except ModuleNotFoundError as error:
+            raise BackendNotInstalledError("saq", "saq,postgres") from error
+        return object.__new__(Backend)
 
     def __init__(self, context: BackendContext) -> None:
-        """Raises `ConfigError` for a URL of Redis that cannot be read."""
+        """See `Backend`."""
         super().__init__(context)
-        refuse_unreadable(context.url)
+        self.url = context.url.partition("+")[2]
+        self.settings: Any = context.settings
+        self._lanes: dict[str, Any] = {}
+        self._worker: LanesWorker | None = None
 
     @classmethod
     def capabilities_of(cls, scheme: str) -> Capabilities:
         """SAQ knows priorities on Postgres only; on Redis there is a list for each."""
-        on_postgres = "postgres" in scheme
         return Capabilities(
-            priority=Support.NATIVE if on_postgres else Support.EMULATED,
+            priority=Support.NATIVE if "postgres" in scheme else Support.EMULATED,
             withdraw=Support.NATIVE,
             depth=Support.NATIVE,
             bulk=Support.NATIVE,
@@ -54,57 +63,11 @@ class SaqBackend(AsyncBackend):
             persistent=Support.NATIVE,
         )
 
-    @cached_property
-    def _store(self) -> RedisStore | PostgresStore:
-        settings: Any = self.context.settings
-        url = self.context.url.partition("+")[2]
-        try:
-            if url.startswith("postgres"):
-                from penstock.backends.saq.postgres import PostgresStore
-
-                return PostgresStore(url, self.context.namespace, settings)
-            from penstock.backends.saq.redis import RedisStore
-
-            return RedisStore(url, self.context.namespace, settings)
-        except ModuleNotFoundError as error:
-            raise BackendNotInstalledError("saq", "saq,postgres") from error
-        except ValueError as error:
-            raise ConfigError(f"{mask_url(self.context.url)}: {error}") from error
-
-    async def publish(self, messages: Sequence[Message]) -> None:
-        """See `Backend.publish`: one transaction for all."""
-        with self._told() as store:
-            await store.publish(messages)
-
-    async def withdraw(self, message_ids: Sequence[str]) -> int:
-        """See `Backend.withdraw`."""
-        with self._told() as store:
-            return await store.withdraw(message_ids)
-
-    async def depth(self, queue: str) -> int:
-        """See `Backend.depth`."""
-        with self._told() as store:
-            return await store.depth(queue)
-
-    async def inspect(self, queues: Sequence[str]) -> Sequence[Finding]:
-        """See `Backend.inspect`."""
-        url = self.context.url.partition("+")[2]
-        if url.startswith("postgres"):
-            from penstock.servers import postgres_look
-
-            return await asyncio.to_thread(postgres_look.look, url, "saq", "psycopg")
-        from penstock.servers import redis_look
-
-        return await asyncio.to_thread(
-            redis_look.look, url, "saq", "redis", holds="messages", namespace=self.context.namespace
-        )
-
     async def work(self, order: WorkOrder) -> None:
         """See `Backend.work`: SAQ's worker, in this loop."""
-        settings: Any = self.context.settings
-        with self._told() as store:
-            await store.connect()
-            self._worker = LanesWorker(store, self.context, settings, order)
+        with self.told():
+            await self.depth(order.queues[0])  # a store out of reach is told at once, not waited for
+            self._worker = LanesWorker(self, order)
             await self._worker.start()
 
     async def stop(self) -> None:
@@ -112,15 +75,28 @@ class SaqBackend(AsyncBackend):
         if self._worker is not None:
             self._worker.quit()
 
-    async def close(self) -> None:
-        """See `Backend.close`."""
-        if "_store" in self.__dict__:
-            await self._store.close()
-
     @contextmanager
-    def _told(self) -> Generator[RedisStore | PostgresStore]:
-        store = self._store
+    def told(self) -> Generator[None]:
+        """Make what the driver raises an error of ours."""
         try:
-            yield store
-        except store.outages as error:
+            yield
+        except self.outages as error:
             raise BackendUnavailableError(f"{mask_url(self.context.url)} cannot be reached: {error}") from error
+
+    def lane(self, queue: str) -> Any:
+        """Return one queue of this namespace, always the same object."""
+        if queue not in self._lanes:
+            self._lanes[queue] = self.new_lane(queue)
+        return self._lanes[queue]
+
+    @abstractmethod
+    def new_lane(self, queue: str) -> Lane:
+        """Make SAQ's own queue for one of ours."""
+
+    @abstractmethod
+    async def take(self, queues: Sequence[str], count: int) -> list[Job]:
+        """Take the best jobs that wait, at most ``count``, without waiting."""
+
+    @abstractmethod
+    async def wait(self, queues: Sequence[str]) -> None:
+        """Wait about a second until there may be something to take. Nothing is lost when it is cancelled."""

@@ -1,13 +1,15 @@
 """SAQ on Redis: bands for priorities, bulk in one transaction, several queues in order of preference.
 
 Keys are SAQ's own, so that its web app reads them; only the list of what is queued is split: messages of the default
-priority lie in SAQ's list, the others in one beside it for each priority.
+priority lie in SAQ's list, the others in one beside it for each priority. SAQ's screens count the latter as scheduled,
+not as queued: that number is what they have in no list of theirs, and they know of one list of what is queued.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 import redis.exceptions
@@ -17,9 +19,13 @@ from saq.job import Status
 from saq.queue.redis import RedisQueue
 
 from penstock.backends.saq.config import SaqSettings
+from penstock.backends.saq.queue import SaqBackend
 from penstock.backends.saq.worker import Lane
+from penstock.core.base import BackendContext, Finding
+from penstock.core.exceptions import ConfigError
+from penstock.core.secrets import mask_url
 from penstock.job.models import Message
-from penstock.servers import redis_client
+from penstock.servers import redis_client, redis_look
 from penstock.servers.redis_url import key_namespace
 
 _WAIT_S = 1.0
@@ -90,73 +96,80 @@ class RedisLane(Lane, RedisQueue):
         await self._renew(keys=[self.active, self.incomplete], args=[self.settings.heartbeat_s, *ids])
 
 
-class RedisStore:
+class RedisBackend(SaqBackend):
     """SAQ's keys on one Redis."""
 
-    outages: ClassVar[tuple[type[Exception], ...]] = (
-        redis.exceptions.ConnectionError,
-        redis.exceptions.TimeoutError,
-        OSError,
-    )
+    outages = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
 
-    def __init__(self, url: str, namespace: str, settings: SaqSettings) -> None:
-        self._namespace = namespace = key_namespace(url, namespace)
-        self._settings = settings
-        self._lanes: dict[str, RedisLane] = {}
-        self._known = f"penstock:{namespace}:saq-queues"
-        self._redis: Any = aioredis.Redis.from_pool(
-            redis_client.async_pool(url, namespace=namespace, connect_timeout_s=settings.connect_timeout_s)
-        )
+    def __init__(self, context: BackendContext) -> None:
+        """Raises `ConfigError` for a URL that cannot be read."""
+        super().__init__(context)
+        self._namespace = key_namespace(self.url, context.namespace)
+        self._known = f"penstock:{self._namespace}:saq-queues"
+        timeout_s = self.settings.connect_timeout_s
+        try:
+            pool = redis_client.async_pool(self.url, namespace=self._namespace, connect_timeout_s=timeout_s)
+        except ValueError as error:
+            raise ConfigError(f"{mask_url(context.url)}: {error}") from error
+        self._redis: Any = aioredis.Redis.from_pool(pool)
         self._take = self._redis.register_script(_TAKE)
         self._withdraw = self._redis.register_script(_WITHDRAW)
-        self.connect = self._redis.ping
-        self.close = self._redis.aclose
 
-    def lane(self, queue: str) -> RedisLane:
-        """Return one queue of this namespace."""
-        if queue not in self._lanes:
-            self._lanes[queue] = RedisLane(self._redis, f"{self._namespace}:{queue}", self._settings)
-        return self._lanes[queue]
+    def new_lane(self, queue: str) -> RedisLane:
+        """See `SaqBackend.new_lane`."""
+        return RedisLane(self._redis, f"{self._namespace}:{queue}", self.settings)
+
+    async def inspect(self, queues: Sequence[str]) -> Sequence[Finding]:
+        """See `Backend.inspect`."""
+        namespace = self.context.namespace
+        return await asyncio.to_thread(redis_look.look, self.url, "saq", "redis", holds="messages", namespace=namespace)
+
+    async def close(self) -> None:
+        """See `Backend.close`."""
+        await self._redis.aclose()
 
     async def publish(self, messages: Sequence[Message]) -> None:
-        """Hand over all in one transaction. Bells wake the workers that wait; they are hints, and soon forgotten."""
-        async with self._redis.pipeline(transaction=True) as pipe:
-            for message in messages:
-                lane = self.lane(message.queue)
-                job = lane.native(message, message.id)
-                pipe.set(job.id, lane.serialize(job))
-                pipe.zadd(lane.incomplete, {job.id: 0})
-                pipe.rpush(lane.bands[message.priority], job.id)
-            for queue in {message.queue for message in messages}:
-                bell = self.lane(queue).bell
-                pipe.sadd(self._known, queue)
-                pipe.rpush(bell, *[""] * min(len(messages), _BELLS))
-                pipe.ltrim(bell, -_BELLS, -1)
-                pipe.expire(bell, 60)
-            await pipe.execute()
+        """See `Backend.publish`: one transaction. Bells wake the workers that wait; they are soon forgotten."""
+        with self.told():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                for message in messages:
+                    lane = self.lane(message.queue)
+                    job = lane.native(message, message.id)
+                    pipe.set(job.id, lane.serialize(job))
+                    pipe.zadd(lane.incomplete, {job.id: 0})
+                    pipe.rpush(lane.bands[message.priority], job.id)
+                for queue in {message.queue for message in messages}:
+                    bell = self.lane(queue).bell
+                    pipe.sadd(self._known, queue)
+                    pipe.rpush(bell, *[""] * min(len(messages), _BELLS))
+                    pipe.ltrim(bell, -_BELLS, -1)
+                    pipe.expire(bell, 60)
+                await pipe.execute()
 
     async def withdraw(self, message_ids: Sequence[str]) -> int:
-        """Take waiting messages back; in which queue they wait is not told."""
+        """See `Backend.withdraw`; in which queue they wait is not told."""
         gone = 0
-        for queue in await self._redis.smembers(self._known):
-            lane = self.lane(queue.decode())
-            ids = [lane.job_id(message_id) for message_id in message_ids]
-            gone += await self._withdraw(keys=[lane.incomplete, *lane.bands], args=ids)
+        with self.told():
+            for queue in await self._redis.smembers(self._known):
+                lane = self.lane(queue.decode())
+                ids = [lane.job_id(message_id) for message_id in message_ids]
+                gone += await self._withdraw(keys=[lane.incomplete, *lane.bands], args=ids)
         return gone
 
     async def depth(self, queue: str) -> int:
-        """Count what waits in all bands of a queue."""
-        return sum([await self._redis.llen(band) for band in self.lane(queue).bands])
+        """See `Backend.depth`."""
+        with self.told():
+            return sum([await self._redis.llen(band) for band in self.lane(queue).bands])
 
     async def take(self, queues: Sequence[str], count: int) -> list[Job]:
-        """Take the best jobs that wait, at most ``count``, without waiting, in one trip."""
+        """See `SaqBackend.take`: one trip."""
         lanes = {lane.active.encode(): lane for lane in map(self.lane, queues)}
         keys = [key for lane in lanes.values() for band in reversed(lane.bands) for key in (band, lane.active)]
         return [
             lanes[active].read(lanes[active].job_key_from_id(saq_id.decode(errors="replace")), body)
-            for active, saq_id, body in await self._take(keys=keys, args=[count, self._settings.heartbeat_s])
+            for active, saq_id, body in await self._take(keys=keys, args=[count, self.settings.heartbeat_s])
         ]
 
     async def wait(self, queues: Sequence[str]) -> None:
-        """Wait about a second until there may be something to take. Nothing is lost when it is cancelled."""
+        """See `SaqBackend.wait`."""
         await self._redis.blpop([self.lane(queue).bell for queue in queues], timeout=_WAIT_S)

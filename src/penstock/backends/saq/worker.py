@@ -20,12 +20,11 @@ from saq.job import Status
 from saq.utils import now
 
 from penstock.backends.saq.config import SaqSettings
-from penstock.core.base import BackendContext, WorkOrder
+from penstock.core.base import WorkOrder
 from penstock.job.models import Message
 
 if TYPE_CHECKING:
-    from penstock.backends.saq.postgres import PostgresStore
-    from penstock.backends.saq.redis import RedisStore
+    from penstock.backends.saq.queue import SaqBackend
 
 logger = logging.getLogger("penstock.backends.saq")
 
@@ -76,17 +75,8 @@ class LanesWorker(Worker[Any]):
     SIGNALS = ()  # type: ignore[assignment]
     name = "penstock"
 
-    def __init__(
-        self,
-        store: RedisStore | PostgresStore,
-        context: BackendContext,
-        settings: SaqSettings,
-        order: WorkOrder,
-    ) -> None:
-        self._store = store
-        self._execute = context.aexecute
-        self._refuse = context.refuse
-        self._settings = settings
+    def __init__(self, backend: SaqBackend, order: WorkOrder) -> None:
+        self._backend = backend
         self._order = order
         self._turn = asyncio.Lock()
         self._idle = 0
@@ -114,9 +104,9 @@ class LanesWorker(Worker[Any]):
 
     async def _look(self) -> None:
         try:
-            self._taken.extend(await self._store.take(self._order.queues, self._idle))
+            self._taken.extend(await self._backend.take(self._order.queues, self._idle))
             if not self._taken:
-                await self._until_quit(self._store.wait(self._order.queues))
+                await self._until_quit(self._backend.wait(self._order.queues))
             self._outages = 0
         except Exception as error:  # noqa: BLE001 - SAQ would ask again at once, and in silence
             self._outages += 1
@@ -136,22 +126,22 @@ class LanesWorker(Worker[Any]):
         try:
             message = msgspec.convert(kwargs, Message)
         except msgspec.ValidationError as error:
-            self._refuse(f"{error}: {kwargs}")
+            self._backend.context.refuse(f"{error}: {kwargs}")
             return f"refused, not a message of penstock: {error}"
-        line = await self._execute(message)
-        return line if self._settings.mirror_failures else None
+        line = await self._backend.context.aexecute(message)
+        return line if self._backend.settings.mirror_failures else None
 
     async def upkeep(self) -> list[asyncio.Task[None]]:
         """Renew the lives of what runs, and tell SAQ's screens of this worker."""
 
         async def renew() -> None:
-            life_s = self._settings.heartbeat_s
+            life_s = self._backend.settings.heartbeat_s
             while True:
                 for queue in self._order.queues:
-                    lane = self._store.lane(queue)
+                    lane = self._backend.lane(queue)
                     try:
                         await lane.renew([job for job in self.job_task_contexts if job.queue is lane])
-                        await cast("Any", lane).worker_info(f"{self.id}-{queue}", lane.name, ttl=life_s)
+                        await lane.worker_info(f"{self.id}-{queue}", lane.name, ttl=life_s)
                     except Exception as error:  # noqa: BLE001 - an outage must not end the worker
                         logger.warning("upkeep of %s: %s: %s", lane.name, type(error).__name__, error)
                 await asyncio.sleep(life_s / 4)
