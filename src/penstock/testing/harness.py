@@ -11,6 +11,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit, urlunsplit
@@ -157,6 +158,8 @@ def _clean_environment() -> dict[str, str]:
 
 AnyWorker = WorkerThread | WorkerProcess
 
+_LEDGER_DRIVERS = {"redis": "redis", "postgres": "psycopg"}
+
 
 class Harness(ABC):
     """One engine, as the suite meets it. A new one is made for each test, in an empty folder."""
@@ -235,8 +238,18 @@ def servers_of(template: str) -> list[str]:
 
 
 def not_here(template: str) -> str | None:
-    """Say why what a URL template names cannot be tested here, or return None."""
-    return next((why for name in servers_of(template) if (why := services.available(name)) is not None), None)
+    """Say why what a URL template names cannot be tested here, or return None.
+
+    That a ledger's driver is missing is told also where servers are required.
+    """
+    for name in servers_of(template):
+        if (why := services.available(name)) is not None:
+            return why
+        # Which driver a backend takes (``rq+{redis}``) is its own affair.
+        driver = _LEDGER_DRIVERS.get(name)
+        if driver and template.startswith(f"{{{name}}}") and find_spec(driver) is None:
+            return f'the ledger on {name} needs {driver}. Run: pip install "penstock[{name}]"'
+    return None
 
 
 def harness_for(template: str, *, called: str = "") -> type[Harness]:

@@ -88,7 +88,7 @@ def _pair(harness: type[Harness], ledger: str) -> Any:
 @pytest.fixture
 def harness(where: tuple[type[Harness], str], tmp_path: Path) -> Iterator[Harness]:
     """The engine under test, empty."""
-    if (why_not := where[0].available()) is not None:
+    if (why_not := where[0].available() or not_here(where[1])) is not None:
         pytest.fail(f"{where[0].name} is required here (PENSTOCK_REQUIRE_SERVICES=1) and missing: {why_not}")
     made = where[0](tmp_path)
     yield made
