@@ -183,7 +183,7 @@ def test_nothing_of_arqs_own_is_on(redis_url):
         raise AssertionError
 
     async def made() -> QueueWorker:
-        return QueueWorker(ArqRedis.from_url(redis_url), "arq:off", run, ArqSettings())
+        return QueueWorker(ArqRedis.from_url(redis_url), "arq:off", run, lambda _why: None, ArqSettings())
 
     worker = asyncio.run(made())
     function = worker.functions["any name"]

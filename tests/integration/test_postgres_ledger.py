@@ -15,6 +15,7 @@ from penstock.job import lifecycle
 from penstock.job.lifecycle import State
 from penstock.job.models import ErrorInfo, Intent, JobQuery, LogLine, NodeRun, Progress, new_job_id
 from penstock.ledger import open_ledger
+from penstock.testing import services
 from penstock.testing.harness import wait_until
 
 
@@ -132,14 +133,16 @@ def test_a_user_that_is_not_let_in_is_told(postgres_url):
 # -- connections ----------------------------------------------------------------------------------------------------
 
 
-def test_a_connection_that_the_server_closed_is_opened_again(ledger, connection):
-    ledger.insert(intents(1), grace_s=30)
-    connection.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'penstock' "
-        "AND pid <> pg_backend_pid()"
-    )
-    assert ledger.counts() == {"queued": 1}
-    ledger.insert(intents(1), grace_s=30)
+def test_a_connection_that_the_server_closed_is_opened_again():
+    # A server of its own: it is for every connection there.
+    with services.new_postgres() as server, closing(open_ledger(server.url)) as ledger:
+        ledger.insert(intents(1), grace_s=30)
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'penstock'"
+            )
+        assert ledger.counts() == {"queued": 1}
+        ledger.insert(intents(1), grace_s=30)
 
 
 def test_a_transaction_that_was_given_up_for_another_is_done_again(ledger, schema, connection):

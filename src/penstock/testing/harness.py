@@ -45,7 +45,9 @@ def wait_until(true: Callable[[], Any], timeout_s: float = 20.0, what: str = "")
 def short_config(**changes: Any) -> Config:
     """Return a `Config` with the protocol's times cut down, so that a lost job is back within seconds."""
     config = Config(
-        lease=LeaseConfig(ttl="2s", heartbeat="400ms", fence_margin="500ms", cancel_poll="50ms", cancel_grace="500ms"),
+        lease=LeaseConfig(
+            ttl="2500ms", heartbeat="400ms", fence_margin="500ms", cancel_poll="50ms", cancel_grace="500ms"
+        ),
         sweep=SweepConfig(interval="500ms", due_interval="50ms", publish_grace="1s", max_publish_grace="2s"),
         worker=WorkerConfig(grace="10s"),
     )
@@ -299,8 +301,8 @@ def add_options(parser: pytest.Parser) -> None:
     )  # fmt: skip
     group.addoption(
         "--ledger", action="append", default=[], metavar="URL",
-        help="a ledger to test it on ({folder} and so on as above); may be repeated; default: all where no server is "
-        "needed, SQLite and one other elsewhere",
+        help="a ledger to test it on ({folder} and so on as above); may be repeated; default: SQLite and one other, "
+        "and memory where no server is needed",
     )  # fmt: skip
     group.addoption(
         "--every-ledger", action="store_true", help="test every transport on every ledger",

@@ -38,12 +38,11 @@ def transports() -> tuple[list[type[Harness]], dict[str, str]]:
 
 
 def ledgers_for(harnesses: Sequence[type[Harness]]) -> dict[type[Harness], tuple[str, ...]]:
-    """Choose the ledgers that each transport is tested on: all where no server is needed, else SQLite and another.
+    """Choose the ledgers that each transport is tested on: SQLite and another, and memory where no server is needed.
 
     The other is PostgreSQL and Redis in turn, so that each meets several engines of either colour.
     """
-    others = ("{postgres}", "{redis}")
-    served = [harness for harness in harnesses if harness.needs_server]
     return {
-        harness: (SQLITE, others[served.index(harness) % 2]) if harness in served else LEDGERS for harness in harnesses
+        harness: (*(() if harness.needs_server else (MEMORY,)), SQLITE, ("{postgres}", "{redis}")[place % 2])
+        for place, harness in enumerate(harnesses)
     }

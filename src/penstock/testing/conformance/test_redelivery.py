@@ -83,7 +83,7 @@ def test_a_message_with_an_unknown_job_id_is_refused_and_counted(
     queue: JobQueue, start_worker: StartWorker, record: Record, job_id: str
 ) -> None:
     worker = start_worker()
-    queue.gateway.publish([Message(id="stranger_1", job_ids=(job_id,))])
+    queue.gateway.publish([Message(id=f"{new_job_id()}_1", job_ids=(job_id,))])
     final(queue, queue.enqueue(note, file=record.file, label="after"))
     wait_until(lambda: _refused(queue, worker) == 1, what="the stranger's message is refused")
     assert [entry.label for entry in record.starts()] == ["after"]

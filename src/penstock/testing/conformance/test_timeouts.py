@@ -61,7 +61,7 @@ def test_a_timeout_is_an_error_that_is_worth_another_try(
 def test_a_body_may_run_longer_than_its_lease(queue: JobQueue, start_worker: StartWorker, record: Record) -> None:
     start_worker()
     start_worker()
-    # The suite's lease is 2 s: only heartbeats keep the sweepers off.
+    # The suite's lease is 2.5 s: only heartbeats keep the sweepers off.
     job = queue.enqueue(nap, file=record.file, seconds=3.5, delay="50ms")
     row = final(queue, job)
     assert (row.state, row.attempt, row.crashes) == (State.SUCCEEDED, 1, 0)
