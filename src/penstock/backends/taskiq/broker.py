@@ -83,10 +83,6 @@ class OneTaskBroker(AsyncBroker):
         """Each message names its own task, for TaskIQ's screens; all of them are run by our one function."""
         return self._one_task
 
-    def get_all_tasks(self) -> dict[str, AsyncTaskiqDecoratedTask[Any, Any]]:
-        """Not those that the user's own code has registered with TaskIQ."""
-        return {}
-
     @abstractmethod
     async def connect(self) -> None:
         """Connect unless connected; anew after an outage."""

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-import nats
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType, StreamConfig
@@ -20,6 +19,7 @@ from nats.js.errors import APIError
 
 from penstock.backends.taskiq.broker import HIGHEST_FIRST, OneTaskBroker, Taken, native
 from penstock.backends.taskiq.config import TaskiqSettings
+from penstock.backends.taskiq.nats_look import connect, token
 from penstock.job.models import Message
 
 _WAIT_S = 5.0
@@ -34,8 +34,8 @@ class NatsBroker(OneTaskBroker):
 
     def __init__(self, url: str, namespace: str, settings: TaskiqSettings) -> None:
         super().__init__(url, namespace, settings)
-        self._stream = f"penstock-{_token(namespace)}"
-        self._root = f"penstock.{_token(namespace)}"
+        self._stream = f"penstock-{token(namespace)}"
+        self._root = f"penstock.{token(namespace)}"
         self._client: Any = None
         self._jetstream: Any = None
         self._inbox = ""
@@ -45,10 +45,10 @@ class NatsBroker(OneTaskBroker):
         self._bell = asyncio.Event()
 
     def _subject(self, queue: str, priority: int) -> str:
-        return f"{self._root}.{_token(queue)}.{priority}"
+        return f"{self._root}.{token(queue)}.{priority}"
 
     def _bell_of(self, queue: str) -> str:
-        return f"penstock-bell.{_token(self.namespace)}.{_token(queue)}"
+        return f"penstock-bell.{token(self.namespace)}.{token(queue)}"
 
     async def connect(self) -> None:
         """See `OneTaskBroker.connect`."""
@@ -56,14 +56,7 @@ class NatsBroker(OneTaskBroker):
             if self._client is not None and self._client.is_connected:
                 return
             await self.disconnect()
-            client: Any = await nats.connect(  # pyright: ignore[reportUnknownMemberType]
-                self.url,
-                allow_reconnect=False,  # an outage is ours to wait out
-                max_reconnect_attempts=1,  # of the first connection; the default is 60 in two minutes
-                reconnect_time_wait=0,
-                connect_timeout=max(1, int(self.settings.connect_timeout_s)),
-                error_cb=_quiet,
-            )
+            client: Any = await connect(self.url, timeout_s=self.settings.connect_timeout_s)
             self._client, self._jetstream = client, client.jetstream(timeout=self.settings.verb_timeout_s)
             with contextlib.suppress(APIError):  # it is there, with settings of somebody's own
                 await self._jetstream.add_stream(
@@ -94,7 +87,7 @@ class NatsBroker(OneTaskBroker):
     async def depth(self, queue: str) -> int:
         """See `OneTaskBroker.depth`."""
         await self.connect()
-        return sum((await self._counts(f"{self._root}.{_token(queue)}.*")).values())
+        return sum((await self._counts(f"{self._root}.{token(queue)}.*")).values())
 
     async def _counts(self, subjects: str) -> dict[str, int]:
         info = await self._jetstream.stream_info(self._stream, subjects_filter=subjects)
@@ -161,12 +154,3 @@ class NatsBroker(OneTaskBroker):
         self._consumers.clear()
         if client is not None and not client.is_closed:
             await client.close()
-
-
-def _token(name: str) -> str:
-    """Write a name as one token of a subject, which a dot would end."""
-    return name.replace("%", "%25").replace(".", "%2E")
-
-
-async def _quiet(_error: Exception) -> None:
-    """What goes wrong is raised by the verb that is under way."""

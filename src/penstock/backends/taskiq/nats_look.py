@@ -22,15 +22,20 @@ def token(name: str) -> str:
     return name.replace("%", "%25").replace(".", "%2E")
 
 
+async def connect(url: str, *, timeout_s: float) -> Any:
+    """Connect once: an outage is ours to wait out, and what goes wrong is raised by the verb that is under way."""
+    return await nats.connect(
+        url, allow_reconnect=False, connect_timeout=max(1, int(timeout_s)), error_cb=_quiet,
+        max_reconnect_attempts=1, reconnect_time_wait=0,  # of the first connection; the default is 60 in two minutes
+    )  # fmt: skip
+
+
 async def look(url: str, stream: str) -> list[Finding]:
     """Look at the server over a connection of its own, and at the stream. Raises nothing."""
     client: Any = None
     try:
         async with asyncio.timeout(2 * PATIENCE_S):
-            client = await nats.connect(
-                url, allow_reconnect=False, connect_timeout=int(PATIENCE_S), max_reconnect_attempts=1,
-                reconnect_time_wait=0, error_cb=_quiet,
-            )  # fmt: skip
+            client = await connect(url, timeout_s=PATIENCE_S)
             found = [well(f"NATS {client.connected_server_version}", "taskiq", "nats-py")]
             return found + await _stream(client.jetstream(timeout=PATIENCE_S), stream)
     except (NatsError, TimeoutError, OSError, ValueError) as error:
@@ -58,4 +63,4 @@ async def _stream(jetstream: Any, name: str) -> list[Finding]:
 
 
 async def _quiet(_error: Exception) -> None:
-    """What goes wrong is raised."""
+    """Without it nats-py would log."""

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any, ClassVar
 
 import msgspec
 
 from penstock.backends.taskiq.broker import OneTaskBroker
 from penstock.backends.taskiq.config import TaskiqSettings
-from penstock.backends.taskiq.look import look
 from penstock.backends.taskiq.worker import Worker
 from penstock.core.base import AsyncBackend, BackendContext, Finding, MirroredFailure, WorkOrder
 from penstock.core.capabilities import Capabilities, Support
-from penstock.core.exceptions import (
-    BackendError,
-    BackendNotInstalledError,
-    BackendUnavailableError,
-    ConfigError,
-    UnsupportedError,
-)
+from penstock.core.exceptions import BackendNotInstalledError, BackendUnavailableError, ConfigError, UnsupportedError
 from penstock.core.secrets import mask_url
 from penstock.job.models import Message
 from penstock.servers.redis_url import SCHEMES as REDIS_SCHEMES
-from penstock.servers.redis_url import refuse_unreadable
-
-logger = logging.getLogger("penstock.backends.taskiq")
 
 
 class TaskiqBackend(AsyncBackend):
@@ -43,9 +32,16 @@ class TaskiqBackend(AsyncBackend):
     _worker: Worker | None = None
 
     def __init__(self, context: BackendContext) -> None:
-        """Raises `ConfigError` for a URL of Redis that cannot be read."""
+        """Raises `ConfigError` for a URL that cannot be read."""
         super().__init__(context)
-        refuse_unreadable(context.url)
+        self._url = url = context.url.partition("+")[2]
+        self._settings: Any = context.settings
+        try:
+            self._broker = _broker_class(url)(url, context.namespace, self._settings)
+        except ModuleNotFoundError as error:
+            raise BackendNotInstalledError("taskiq") from error
+        except ValueError as error:
+            raise ConfigError(f"{mask_url(context.url)}: {error}") from error
 
     @classmethod
     def capabilities_of(cls, scheme: str) -> Capabilities:
@@ -59,17 +55,6 @@ class TaskiqBackend(AsyncBackend):
             workers=Support.NATIVE,
             persistent=Support.NATIVE,
         )
-
-    @cached_property
-    def _broker(self) -> OneTaskBroker:
-        url = self.context.url.partition("+")[2]
-        settings: Any = self.context.settings
-        try:
-            return _broker_class(url)(url, self.context.namespace, settings)
-        except ModuleNotFoundError as error:
-            raise BackendNotInstalledError("taskiq") from error
-        except ValueError as error:
-            raise ConfigError(f"{mask_url(self.context.url)}: {error}") from error
 
     async def publish(self, messages: Sequence[Message]) -> None:
         """See `Backend.publish`."""
@@ -87,12 +72,21 @@ class TaskiqBackend(AsyncBackend):
 
     async def inspect(self, queues: Sequence[str]) -> Sequence[Finding]:
         """See `Backend.inspect`."""
-        return await look(self.context.url.partition("+")[2], self.context.namespace, queues)
+        url, namespace = self._url, self.context.namespace
+        if url.startswith("amqp"):
+            from penstock.backends.taskiq import amqp_look
+
+            return await amqp_look.look(url, [f"penstock.{namespace}.{queue}" for queue in queues])
+        if url.startswith(("nats", "tls")):
+            from penstock.backends.taskiq import nats_look
+
+            return await nats_look.look(url, f"penstock-{nats_look.token(namespace)}")
+        from penstock.servers import redis_look
+
+        return await asyncio.to_thread(redis_look.look, url, "taskiq", "redis", holds="messages", namespace=namespace)
 
     async def work(self, order: WorkOrder) -> None:
         """See `Backend.work`: TaskIQ's receiver, in this loop."""
-        settings: Any = self.context.settings
-        broker = self._broker
 
         async def run(**kwargs: Any) -> None:
             try:
@@ -102,11 +96,11 @@ class TaskiqBackend(AsyncBackend):
                 line = f"not a message of penstock: {error}"
             else:
                 line = await self.context.aexecute(message)
-            if line is not None and settings.mirror_failures:
+            if line is not None and self._settings.mirror_failures:
                 raise MirroredFailure(line)
 
-        broker.serve(order.queues, run, self.context.refuse)
-        self._worker = worker = Worker(broker, order)
+        self._broker.serve(order.queues, run, self.context.refuse)
+        self._worker = worker = Worker(self._broker, order)
         with self._told():
             await worker.work()
 
@@ -117,21 +111,15 @@ class TaskiqBackend(AsyncBackend):
 
     async def close(self) -> None:
         """See `Backend.close`."""
-        if "_broker" in self.__dict__:
-            with self._told():
-                await self._broker.disconnect()
+        with self._told():
+            await self._broker.disconnect()
 
     @contextmanager
     def _told(self) -> Generator[None]:
-        where = mask_url(self.context.url)
         try:
             yield
-        except (BackendError, ConfigError):
-            raise
-        except Exception as error:
-            if isinstance(error, self._broker.outages):
-                raise BackendUnavailableError(f"{where} cannot be reached: {error}") from error
-            raise BackendError(f"{where}: {type(error).__name__}: {error}") from error
+        except self._broker.outages as error:
+            raise BackendUnavailableError(f"{mask_url(self.context.url)} cannot be reached: {error}") from error
 
 
 def _broker_class(url: str) -> type[OneTaskBroker]:

@@ -45,19 +45,23 @@ class Worker:
         self._taking = False
 
     async def work(self) -> None:
-        """Work until `stop`; returns when what runs has ended."""
+        """Work until `stop`; returns when what runs has ended. An outage is waited for."""
         await self._broker.connect()
         self._order.on_ready()
+        outages = 0
         try:
-            while await self._room():
-                for taken in await self._take():
-                    if self._stopping.is_set():
-                        with contextlib.suppress(*self._broker.outages):
-                            await self._broker.give_back(taken)
-                    else:
-                        task = asyncio.create_task(self._run(taken))
-                        self._running.add(task)
-                        task.add_done_callback(self._end)
+            while room := await self._room():
+                try:
+                    found = await self._take(room, anew=outages > 0)
+                    outages = 0
+                except self._broker.outages as error:
+                    outages += 1
+                    pause_s = min(0.1 * 2**outages, 10.0)
+                    logger.warning("the broker does not answer: %s; trying again in %g s", error, pause_s)
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._stopping.wait(), pause_s)
+                else:
+                    await self._begin(found)
             with contextlib.suppress(*self._broker.outages):
                 await self._broker.rest()
         finally:
@@ -83,25 +87,24 @@ class Worker:
             await self._changed.wait()
         return 0
 
-    async def _take(self) -> Sequence[Taken]:
-        """Take once; an outage is waited for."""
-        outages = 0
+    async def _take(self, room: int, *, anew: bool) -> Sequence[Taken]:
         self._taking = True
         try:
-            while (room := await self._room()) > 0:
-                try:
-                    if outages:
-                        await self._broker.connect()
-                    return await self._broker.take(room)
-                except self._broker.outages as error:
-                    outages += 1
-                    pause_s = min(0.1 * 2**outages, 10.0)
-                    logger.warning("the broker does not answer: %s; trying again in %g s", error, pause_s)
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._stopping.wait(), pause_s)
-            return ()
+            if anew:
+                await self._broker.connect()
+            return await self._broker.take(room)
         finally:
             self._taking = False
+
+    async def _begin(self, found: Sequence[Taken]) -> None:
+        for taken in found:
+            if self._stopping.is_set():
+                with contextlib.suppress(*self._broker.outages):
+                    await self._broker.give_back(taken)
+            else:
+                task = asyncio.create_task(self._run(taken))
+                self._running.add(task)
+                task.add_done_callback(self._end)
 
     async def _run(self, taken: Taken) -> None:
         try:
