@@ -2,7 +2,7 @@
 
 A message comes when there is room for it, never before: what waited at a busy worker would wait while others are idle.
 From one queue they are pushed, as many as are free to run. Over several queues, which RabbitMQ knows no order of, they
-are pulled, for 2.5 times the CPU a job: of what is pushed, the lower queue's would have to be put back for the higher's.
+are pulled, for 2.5 times the CPU a job: of what is pushed, the lower queue's would have to be put back for the other's.
 A message is acknowledged when its job has ended. A job that runs longer than RabbitMQ's consumer_timeout (30 minutes)
 costs its worker the channel, and the message comes again: the ledger refuses it, the worker opens another. Classic
 queues, because quorum queues know no ten priorities.
