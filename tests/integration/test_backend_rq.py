@@ -12,6 +12,8 @@ from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.suspension import resume, suspend
+from rq.version import VERSION
+from rq.worker import BaseWorker
 from rq.worker import Worker as NativeWorker
 
 from penstock.backends.rq.queue import native_id
@@ -308,6 +310,38 @@ def test_a_worker_outlives_an_outage_of_its_broker(harness, tmp_path, record):
             assert final(queue, after).state is State.SUCCEEDED
             assert len(record.starts("held")) == 1
             own.reset()
+
+
+@pytest.mark.parametrize("gone", ["set_state", "heartbeat"])
+def test_a_worker_ends_where_its_rq_lacks_what_it_calls(open_queue, record, monkeypatch, caplog, gone):
+    queue = open_queue()
+    queue.enqueue(note, file=record.file)
+    monkeypatch.delattr(BaseWorker, gone)
+    with pytest.raises(BackendError, match=f"AttributeError: .*{gone}"):
+        queue.worker(burst=True).run()
+    assert f"with RQ {VERSION}" in caplog.text
+
+
+def test_rq_lists_all_that_a_worker_runs_or_one_of_them(open_queue, broker, harness, record):
+    # RQ 2 has one field for it, RQ 3 a list of executions.
+    queue = open_queue()
+    worker = harness.start_worker(queue, concurrency=2)
+    jobs = queue.enqueue_many([hold.call(file=record.file, gate=str(record.gate())) for _ in range(2)])
+    record.wait_started(count=2)
+    (shown,) = [
+        one
+        for one in NativeWorker.all(connection=broker, serializer=JSONSerializer)
+        if one.name.startswith(queue.config.namespace)
+    ]
+    ids = {message_ids(job.job)[0] for job in jobs}
+    assert shown.get_state() == "busy"
+    assert shown.get_current_job_id() in ids
+    if VERSION >= "3":
+        assert {one.job_id for one in shown.get_current_executions()} == ids
+    record.open_gate()
+    all_final(queue, jobs)
+    worker.stop()
+    assert broker.keys(f"rq:worker:{queue.config.namespace}*:executions") == []
 
 
 def test_messages_are_plain_json_in_the_broker(open_queue, broker, record):

@@ -31,15 +31,16 @@ _USUAL = 5
 _ALLOWED = re.compile("(?!x-)[A-Za-z0-9_-]+")
 _JOB = Job.redis_job_namespace_prefix
 _QUEUE = Queue.redis_queue_namespace_prefix
+_QUEUES = Queue.redis_queues_keys
 
 # What RQ's own enqueueing writes, but for the fields that are empty at first.
 _PUBLISH = """
-local fields = cjson.decode(ARGV[4])
-for i = 5, #ARGV, 4 do
+local fields = cjson.decode(ARGV[5])
+for i = 6, #ARGV, 4 do
     local key, queue = ARGV[1] .. ARGV[i], ARGV[2] .. ARGV[i + 1]
     redis.call('HSET', key, 'origin', ARGV[i + 1], 'description', ARGV[i + 2], 'data', ARGV[i + 3], unpack(fields))
-    redis.call('EXPIRE', key, ARGV[3])
-    redis.call('SADD', 'rq:queues', queue)
+    redis.call('EXPIRE', key, ARGV[4])
+    redis.call('SADD', ARGV[3], queue)
     redis.call('RPUSH', queue, ARGV[i])
 end
 """
@@ -125,7 +126,7 @@ class RqBackend(Backend):
             )
         fields = msgspec.json.encode([word for field in common.items() for word in map(str, field)])
         with self._told():
-            self._redis.eval(_PUBLISH, 0, _JOB, _QUEUE, settings.message_ttl_s, fields, *words)
+            self._redis.eval(_PUBLISH, 0, _JOB, _QUEUE, _QUEUES, settings.message_ttl_s, fields, *words)
 
     def withdraw(self, message_ids: Sequence[str]) -> int:
         """See `Backend.withdraw`: out of RQ's lists, and the native jobs deleted."""

@@ -30,6 +30,7 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 from rq.suspension import is_suspended
 from rq.utils import now, utcformat
+from rq.version import VERSION
 from rq.worker import WorkerStatus
 
 from penstock.job.models import Message
@@ -46,10 +47,14 @@ ENTRY = "penstock.backends.rq.worker.attempt"
 
 _KEEP_NEWEST = """
 for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -ARGV[1] - 1)) do
-    redis.call('DEL', 'rq:job:' .. id, 'rq:results:' .. id)
+    redis.call('DEL', ARGV[2] .. id, ARGV[3] .. id)
     redis.call('ZREM', KEYS[1], id)
 end
 """
+
+_OUTAGE = (redis.RedisError, OSError)
+_ONE_CURRENT_JOB = hasattr(SimpleWorker, "set_current_job_id")
+"""RQ 2 has a field for what a worker runs, RQ 3 looks at its executions."""
 
 
 def attempt(**_message: Any) -> None:
@@ -73,9 +78,14 @@ class ThreadWorker(SimpleWorker):
         self._running: dict[str, tuple[Job, Execution]] = {}
         self._suspended_seen_at = 0.0
         self._cleaned_at = 0.0
+        self._fault: Exception | None = None
 
     def serve(self, concurrency: int, on_ready: Callable[[], None]) -> None:
-        """Run jobs until `stopping` is set, and return when the last has ended. This thread beats for all."""
+        """Run jobs until `stopping` is set, and return when the last has ended. This thread beats for all.
+
+        An outage of the broker is waited out; what is a fault of this code, or of an RQ that it does not fit, ends
+        the worker and is raised.
+        """
         self.register_birth()
         threads = [
             threading.Thread(target=self._serve, name=f"penstock-rq-{number}", daemon=True)
@@ -92,6 +102,13 @@ class ThreadWorker(SimpleWorker):
             self.register_death()
         except redis.RedisError as error:
             logger.warning("this worker could not sign off at RQ: %s", error)
+        if self._fault is not None:
+            raise self._fault
+
+    def _give_up(self, fault: Exception) -> None:
+        self._fault = self._fault or fault
+        self.stopping.set()
+        logger.error("this worker ends: a fault that trying again does not mend, with RQ %s", VERSION, exc_info=fault)
 
     # -- one message after the other ----------------------------------------------------------------------------
 
@@ -103,10 +120,12 @@ class ThreadWorker(SimpleWorker):
                 if taken is not None:
                     self._run(*taken)
                 pause_s = 0.1
-            except Exception as error:  # noqa: BLE001 - whatever a message or the broker does, it must stop nobody
+            except _OUTAGE as error:
                 logger.warning("RQ's broker is in trouble, trying again: %s: %s", type(error).__name__, error)
                 self.stopping.wait(pause_s)
                 pause_s = min(2 * pause_s, 5.0)
+            except Exception as error:  # noqa: BLE001 - raised by `serve`
+                self._give_up(error)
 
     def _take(self) -> tuple[str, Queue] | None:
         """Take a message's id. One thread at a time waits at the broker, the others wait for that thread."""
@@ -139,12 +158,12 @@ class ThreadWorker(SimpleWorker):
             message = msgspec.convert(job.kwargs, Message)
         except NoSuchJobError:
             return  # withdrawn, or a copy of a message that is done: RQ's list may hold ids without a job
-        except redis.ConnectionError:
+        except (redis.ConnectionError, redis.TimeoutError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever a foreign message holds, it must stop nobody
             self._refuse(f"on {queue.name}: {type(error).__name__}: {error}")
             if job is not None:
-                self._end(job, None, f"refused: not a message of penstock ({error})")
+                self._end_refused(job, error)
             return
         execution = self._begin(job)
         self._running[execution.id] = (job, execution)
@@ -160,10 +179,17 @@ class ThreadWorker(SimpleWorker):
         with self.connection.pipeline() as pipe:
             execution = Execution.create(job, self._lease_s, pipeline=pipe, worker_name=self.name)
             job.prepare_for_execution(self.name, pipeline=pipe)
-            self.set_current_job_id(job.id, pipeline=pipe)
+            if _ONE_CURRENT_JOB:
+                self.set_current_job_id(job.id, pipeline=pipe)
             self.set_state(WorkerStatus.BUSY, pipeline=pipe)
             pipe.execute()
         return execution
+
+    def _end_refused(self, job: Job, why: Exception) -> None:
+        try:
+            self._end(job, None, f"refused: not a message of penstock ({why})")
+        except Exception as error:  # noqa: BLE001 - it may be refused for what cannot be written back either
+            logger.warning("RQ was not told that %s was refused: %s: %s", job.id, type(error).__name__, error)
 
     def _end(self, job: Job, execution: Execution | None, failure: str | None) -> None:
         job.ended_at = now()
@@ -184,14 +210,15 @@ class ThreadWorker(SimpleWorker):
                 self.increment_successful_job_count(pipe)
             # RQ's registries never end, and nobody but a worker takes out what is over.
             pipe.expire(registry.key, kept_s)
-            pipe.eval(_KEEP_NEWEST, 1, registry.key, settings.shown)
+            pipe.eval(_KEEP_NEWEST, 1, registry.key, settings.shown, job.key_for(""), Result.get_key(""))
             if execution is not None:
                 execution.delete(job, pipe)
             if job.started_at is not None:
                 self.increment_total_working_time(job.ended_at - job.started_at, pipe)
             if not self._running:
                 self.set_state(WorkerStatus.IDLE, pipeline=pipe)
-                self.set_current_job_id(None, pipeline=pipe)
+                if _ONE_CURRENT_JOB:
+                    self.set_current_job_id(None, pipeline=pipe)
             pipe.execute()
 
     # -- heartbeats and maintenance -----------------------------------------------------------------------------
@@ -210,8 +237,18 @@ class ThreadWorker(SimpleWorker):
                 for job, execution in list(self._running.values()):
                     execution.heartbeat(job.started_job_registry, self._lease_s, pipe)
                 pipe.execute()
-            if time.monotonic() - self._cleaned_at > self.settings.maintenance_s:
-                self._cleaned_at = time.monotonic()
-                self.clean_registries()
-        except Exception as error:  # noqa: BLE001 - it is tried again soon
+        except _OUTAGE as error:
             logger.warning("RQ was not told that this worker is alive: %s: %s", type(error).__name__, error)
+        except Exception as error:  # noqa: BLE001 - raised by `serve`
+            self._give_up(error)
+        else:
+            self._clean()
+
+    def _clean(self) -> None:
+        if time.monotonic() - self._cleaned_at <= self.settings.maintenance_s:
+            return
+        self._cleaned_at = time.monotonic()
+        try:
+            self.clean_registries()
+        except Exception as error:  # noqa: BLE001 - RQ's lists may hold what others put there; it is tried again
+            logger.warning("RQ's lists were not cleaned: %s: %s", type(error).__name__, error)
