@@ -198,15 +198,6 @@ def test_max_jobs_is_the_number_of_all_processes_together(shop):
     assert shop.queue.counts() == {"succeeded": 5, "queued": 3}
 
 
-def test_what_was_taken_beyond_max_jobs_is_there_for_others_before_the_last_body_ends(shop):
-    shop.queue.enqueue_many([hold.call(gate=str(shop.gate)) for _ in range(4)])
-    shop.queue.enqueue_many([nap.call(seconds=0.01) for _ in range(6)])
-    shop.worker("--max-jobs", "2", concurrency=4)
-    wait_until(lambda: shop.queue.counts() == {"running": 2, "queued": 8}, 30, "two jobs run")
-    shop.worker(concurrency=3)
-    wait_until(lambda: shop.queue.counts() == {"running": 4, "succeeded": 6}, 20, "the second took the rest")
-
-
 def test_a_number_of_jobs_is_divided_without_rest():
     assert shares(5, 2) == [3, 2]
     assert shares(2, 4) == [1, 1]

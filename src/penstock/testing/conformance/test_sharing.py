@@ -45,6 +45,26 @@ def test_max_jobs_is_exact_whatever_the_concurrency(open_queue: OpenQueue, recor
     assert queue.counts() == {"succeeded": 5, "queued": 7}
 
 
+def test_what_was_taken_beyond_max_jobs_is_there_for_others_at_once(
+    open_queue: OpenQueue, start_process: StartProcess, start_worker: StartWorker, record: Record
+) -> None:
+    queue = open_queue(sweep=CALM)
+    if not has(queue, "workers"):
+        assert queue.gateway.in_process
+        return
+    # Of the four that it takes at once, it may run any two.
+    longs = queue.enqueue_many([hold.call(file=record.file, gate=str(record.gate()), label="long") for _ in range(4)])
+    shorts = queue.enqueue_many([note.call(file=record.file) for _ in range(6)])
+    start_process("--concurrency", "4", "--max-jobs", "2", on=queue)
+    record.wait_started("long", count=2)
+    # Neither its end nor a sweep is to be waited for.
+    start_worker(queue, concurrency=3)
+    record.wait_started("long", count=4)
+    all_final(queue, shorts, timeout_s=10)
+    record.open_gate()
+    all_final(queue, longs)
+
+
 def test_two_processes_of_one_command_share_the_work(
     queue: JobQueue, start_process: StartProcess, record: Record
 ) -> None:
