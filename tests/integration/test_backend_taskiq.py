@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from functools import partial
 
 import msgspec
@@ -231,6 +232,25 @@ def test_a_worker_outlives_an_outage_of_its_broker_and_so_do_its_jobs(tmp_path, 
         own.start()
         assert final(queue, queue.enqueue(note, file=record.file), 30).state is State.SUCCEEDED
         assert final(queue, running).attempt == 1
+    finally:
+        harness.reset()
+        queue.close()
+        own.close()
+
+
+@pytest.mark.parametrize("name", ["redis", "nats"])
+def test_a_worker_stops_at_once_while_its_broker_is_away(tmp_path, request, name, caplog):
+    request.getfixturevalue(f"{name}_url")
+    own = OWN[name]().start()
+    harness = _harness(own.url, tmp_path)
+    queue = harness.queue(f"sqlite:///{tmp_path}/ledger.db", tasks=TASKS)
+    try:
+        worker = harness.start_worker(queue)
+        own.kill()
+        wait_until(lambda: "the broker does not answer" in caplog.text)
+        began = time.monotonic()
+        worker.stop()
+        assert time.monotonic() - began < 3
     finally:
         harness.reset()
         queue.close()
