@@ -101,9 +101,10 @@ def test_a_failed_attempt_reaches_hueys_error_signal_and_is_not_tried_again(queu
 def test_a_message_that_is_not_ours_stops_nobody(queue, broker, harness, record, data):
     put(queue, broker, data)
     ours = queue.enqueue(note, file=record.file)
-    harness.start_worker(queue, concurrency=1)
+    worker = harness.start_worker(queue, concurrency=1)
     assert final(queue, ours).state is State.SUCCEEDED
     assert queue.gateway.depth("default") == 0
+    assert worker.counts()["foreign"] == 1
 
 
 def test_a_worker_outlives_an_outage_of_its_broker(tmp_path, record):

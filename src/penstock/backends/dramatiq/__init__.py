@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 from penstock.backends.dramatiq.queue import DramatiqBackend
 from penstock.core.hookspecs import hookimpl
-
-if find_spec("dramatiq") is None:
-    # Its brokers are imported when a transport is chosen; that there is no Dramatiq at all is told at once.
-    raise ModuleNotFoundError("No module named 'dramatiq'", name="dramatiq")
 
 
 @hookimpl

@@ -25,8 +25,7 @@ from dramatiq.common import xq_name
 from pika.exceptions import AMQPConnectionError, AMQPError
 
 from penstock.backends.dramatiq.amqp_taker import AmqpTaker
-from penstock.backends.dramatiq.config import DramatiqSettings
-from penstock.backends.dramatiq.worker import encode, serve
+from penstock.backends.dramatiq.worker import encode
 from penstock.core.base import BackendContext, WorkOrder
 from penstock.core.exceptions import BackendError, BackendUnavailableError, ConfigError, UnsupportedError
 from penstock.job.models import Message
@@ -39,14 +38,13 @@ _BLOCKED_S = 30
 logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
-class OrderedAmqpBroker(RabbitmqBroker):
+class OrderedBroker(RabbitmqBroker):
     """One namespace. Everything but a worker's taking goes over one connection, one verb at a time."""
 
     def __init__(self, context: BackendContext, url: str) -> None:
         """Raises `ConfigError` for a URL that pika cannot read; opens nothing."""
-        settings: Any = context.settings
         self.context = context
-        self.settings: DramatiqSettings = settings
+        self.settings: Any = context.settings
         try:
             super().__init__(url=url, middleware=[], max_priority=_MAX_PRIORITY)
         except ValueError as error:
@@ -55,7 +53,6 @@ class OrderedAmqpBroker(RabbitmqBroker):
         self._lock = threading.Lock()
         self._channel: Any = None
         self._declared: set[str] = set()
-        self._taker: AmqpTaker | None = None
 
     def native(self, queue: str) -> str:
         """Name Dramatiq's queue for one of ours."""
@@ -72,10 +69,11 @@ class OrderedAmqpBroker(RabbitmqBroker):
             parameters.blocked_connection_timeout = _BLOCKED_S
         return pika.BlockingConnection(chosen)
 
-    def declare_in(self, channel: Any, queue: str) -> None:
-        """Declare a queue and its dead letters as Dramatiq would; without the delay queue, which is never used."""
-        channel.queue_declare(queue, durable=True, arguments=self._build_queue_arguments(queue))
+    def declare_in(self, channel: Any, queue: str) -> int:
+        """Declare a queue and its dead letters as Dramatiq would, without the delay queue; count what waits there."""
         channel.queue_declare(xq_name(queue), durable=True, arguments={"x-message-ttl": DEAD_MESSAGE_TTL})
+        found = channel.queue_declare(queue, durable=True, arguments=self._build_queue_arguments(queue))
+        return found.method.message_count
 
     def _talk(self, say: Callable[[Any], Any]) -> Any:
         """Call ``say(channel)``, a second time when an idle connection turns out to be lost."""
@@ -102,18 +100,15 @@ class OrderedAmqpBroker(RabbitmqBroker):
             with contextlib.suppress(AMQPError):
                 channel.connection.close()
 
-    def _known(self, channel: Any, queue: str) -> None:
-        if queue not in self._declared:
-            self.declare_in(channel, queue)
-            self._declared.add(queue)
-
     def publish(self, messages: Sequence[Message]) -> None:
         """Store messages in one transaction, and wake the workers that wait."""
 
         def say(channel: Any) -> None:
             for message in messages:
                 queue = self.native(message.queue)
-                self._known(channel, queue)
+                if queue not in self._declared:
+                    self.declare_in(channel, queue)
+                    self._declared.add(queue)
                 kept = pika.BasicProperties(delivery_mode=pika.DeliveryMode.Persistent.value, priority=message.priority)
                 channel.basic_publish("", queue, encode(message, queue), kept)
             channel.basic_publish(self.wake_exchange, "", b"")
@@ -127,25 +122,11 @@ class OrderedAmqpBroker(RabbitmqBroker):
 
     def depth(self, queue: str) -> int:
         """Count the messages that wait in a queue."""
+        return self._talk(lambda channel: self.declare_in(channel, self.native(queue)))
 
-        def say(channel: Any) -> int:
-            self._known(channel, self.native(queue))
-            return channel.queue_declare(self.native(queue), passive=True).method.message_count
-
-        return self._talk(say)
-
-    def work(self, order: WorkOrder) -> None:
-        """Run Dramatiq's worker until `stop`."""
-        self._taker = taker = AmqpTaker(self, [self.native(queue) for queue in order.queues], order.concurrency)
-        try:
-            serve(self, taker, self.context, order.concurrency, order.on_ready)
-        finally:
-            self._taker = None
-
-    def stop(self) -> None:
-        """Make `work` return."""
-        if self._taker is not None:
-            self._taker.stop()
+    def taker(self, order: WorkOrder) -> AmqpTaker:
+        """Make what takes messages."""
+        return AmqpTaker(self, order)
 
     def close(self) -> None:
         """Let go of the connections."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,11 @@ from dramatiq.broker import MessageProxy
 from dramatiq.common import xq_name
 from pika.exceptions import AMQPError
 
-from penstock.backends.dramatiq.worker import Taker, decode, encode
+from penstock.backends.dramatiq.worker import Delivery, Taker
 
 if TYPE_CHECKING:
-    from penstock.backends.dramatiq.amqp_broker import OrderedAmqpBroker
+    from penstock.backends.dramatiq.amqp_broker import OrderedBroker
+    from penstock.core.base import WorkOrder
 
 _HEARTBEAT_S = 30
 
@@ -34,19 +35,21 @@ class AmqpTaker(Taker):
     know of. So each subscription is for the threads that are free by then, and is made anew when more have become free.
     """
 
-    def __init__(self, broker: OrderedAmqpBroker, queues: Sequence[str], threads: int) -> None:
-        super().__init__(broker.context, queues)
+    def __init__(self, broker: OrderedBroker, order: WorkOrder) -> None:
+        super().__init__(broker.context, [broker.native(queue) for queue in order.queues])
         self.broker = broker
         self.beat_s = min(_HEARTBEAT_S / 2, self.settings.ack_after_s / 2)
-        self._threads = threads
+        self._threads = order.concurrency
         self._busy = 0
-        """Messages that have come and not ended."""
-        self._pushed: deque[MessageProxy] = deque()
+        """Messages that have come and not ended, over whichever connection."""
         self._connection: Any = None
-        self._channel: Any = None
-        self._connects = 0
+        self._begin(None)
+
+    def _begin(self, channel: Any) -> None:
+        self._channel = channel
+        self._pushed: deque[MessageProxy] = deque()
         self._held: dict[int, float] = {}
-        """Unacknowledged delivery tags, and when each came; the tags of a lost connection are not among them."""
+        """Unacknowledged delivery tags of this channel, the oldest first, and when each came."""
         self._done: list[int] = []
         """Those that have ended, and are still to be acknowledged."""
         self._subscription: str | None = None
@@ -59,29 +62,24 @@ class AmqpTaker(Taker):
         self._rung = True
 
     def take(self, count: int) -> list[MessageProxy]:
-        """See `Taker.take`."""
+        """See `Taker.take`: a message ends the waiting, and so does a publish to any of several queues."""
         with self._connected():
             self._settle()
             if not self._pushed:
                 self._connection.process_data_events(0)
             self._choose()
+            if not self._pushed:
+                self._connection.process_data_events(self.settings.poll_s)
             return [self._pushed.popleft() for _ in range(min(count, len(self._pushed)))]
 
-    def wait(self) -> None:
-        """See `Taker.wait`: a message ends the waiting, and so does a publish to any of several queues."""
-        with self._connected():
-            self._connection.process_data_events(self.settings.poll_s)
-
     def beat(self) -> None:
-        """See `Taker.beat`: answers RabbitMQ's heartbeats, and acknowledges what has run for long."""
+        """See `Taker.beat`: answers RabbitMQ's heartbeats, unless somebody is about to."""
+        self.asking.alone(self._beat)
+
+    def _beat(self) -> None:
         with self._connected():
             self._connection.process_data_events(0)
-            before = time.monotonic() - self.settings.ack_after_s
-            if any(came_at < before for came_at in self._held.values()):
-                self._unsubscribe()  # or the acknowledged would make room for messages that no thread is free for
-                for tag in [tag for tag, came_at in self._held.items() if came_at < before]:
-                    self._held.pop(tag)
-                    self._channel.basic_ack(tag)
+            self._settle()
 
     def close(self) -> None:
         """See `Taker.close`; RabbitMQ puts back what is unacknowledged."""
@@ -102,17 +100,13 @@ class AmqpTaker(Taker):
                 if lost is not None:
                     lost.close()
             self._busy -= len(self._pushed)
-            self._pushed.clear()
-            self._held.clear()
-            self._done.clear()
-            self._subscription = None
+            self._begin(None)
             raise
 
     def _connect(self) -> None:
-        self._connection = connection = self.broker.connect(heartbeat_s=_HEARTBEAT_S)
-        self._channel = channel = connection.channel()
-        self._connects += 1
-        self._last_tag = 0
+        self._connection = self.broker.connect(heartbeat_s=_HEARTBEAT_S)
+        channel = self._connection.channel()
+        self._begin(channel)
         for queue in self.queues:
             self.broker.declare_in(channel, queue)
         if len(self.queues) > 1:
@@ -150,34 +144,39 @@ class AmqpTaker(Taker):
         if subscription is not None:
             self._channel.basic_cancel(subscription)  # puts back what has come meanwhile
 
-    def _push(self, queue: str, _channel: Any, method: Any, _properties: Any, data: bytes) -> None:
+    def _push(self, queue: str, channel: Any, method: Any, _properties: Any, data: bytes) -> None:
         tag = self._last_tag = method.delivery_tag
-        message = decode(queue, data, tag=tag, connects=self._connects)
-        if message is None:
-            self._bury(queue, data)
-            self._channel.basic_ack(tag)
-            return
         self._busy += 1
         self._held[tag] = time.monotonic()
-        self._pushed.append(message)
+        message = self.decoded(data, Delivery(queue, (channel, tag), {}))
+        if message is not None:
+            self._pushed.append(message)
 
     def _settle(self) -> None:
         while self.ended:
-            message, failure = self.ended.popleft()
+            delivery = self.ended.popleft()
             self._busy -= 1
-            if failure is not None:
-                self._bury(message.queue_name, encode(message.args[0], message.queue_name, traceback=failure))
-            tag = message.options["tag"]
-            if message.options["connects"] == self._connects and self._held.pop(tag, None) is not None:
+            if delivery.dead is not None:
+                self._bury(delivery.queue, delivery.dead)
+            channel, tag = delivery.tag
+            if channel is self._channel and self._held.pop(tag, None) is not None:
                 self._done.append(tag)
         # All up to the oldest that still runs go by one word; the others wait for that as long as there is work.
-        oldest = min(self._held, default=self._last_tag + 1)
+        oldest = next(iter(self._held), self._last_tag + 1)
         together = max((tag for tag in self._done if tag < oldest), default=None)
         if together is not None:
             self._channel.basic_ack(together, multiple=True)
         self._done = [tag for tag in self._done if tag > oldest]
         while self._done and not self._pushed:
             self._channel.basic_ack(self._done.pop())
+        self._let_go_of_long_ones()
+
+    def _let_go_of_long_ones(self) -> None:
+        before = time.monotonic() - self.settings.ack_after_s
+        for tag in [tag for tag, came_at in self._held.items() if came_at < before]:
+            self._unsubscribe()  # or the acknowledged would make room for messages that no thread is free for
+            self._held.pop(tag)
+            self._channel.basic_ack(tag)
 
     def _bury(self, queue: str, data: bytes) -> None:
         # A rejected message would stay for Dramatiq's seven days, and one acknowledged long ago would not go there.

@@ -4,31 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import ClassVar, Protocol
+from functools import partial
+from typing import Any, ClassVar
 
 import msgspec
 
 from penstock.backends.dramatiq.config import DramatiqSettings
+from penstock.backends.dramatiq.worker import Taker, serve
 from penstock.core.base import Backend, BackendContext, Finding, WorkOrder
 from penstock.core.capabilities import Capabilities, Support
 from penstock.core.exceptions import BackendNotInstalledError
 from penstock.core.secrets import mask_url
 from penstock.job.models import Message
 from penstock.servers.redis_url import SCHEMES as REDIS_SCHEMES
-
-
-class _Broker(Protocol):
-    """What both brokers do. Each verb raises the errors of its client."""
-
-    def publish(self, messages: Sequence[Message]) -> None: ...
-    def withdraw(self, message_ids: Sequence[str]) -> int: ...
-    def depth(self, queue: str) -> int: ...
-    def work(self, order: WorkOrder) -> None: ...
-    def stop(self) -> None: ...
-    def close(self) -> None: ...
-
-
-_Told = Callable[[str], AbstractContextManager[None]]
 
 
 class DramatiqBackend(Backend):
@@ -43,8 +31,9 @@ class DramatiqBackend(Backend):
     def __init__(self, context: BackendContext) -> None:
         """Raises `ConfigError` for a URL that the transport's client cannot read."""
         super().__init__(context)
-        self._broker, told = _broker(context)
-        self._told: Callable[[], AbstractContextManager[None]] = lambda: told(mask_url(context.url))
+        self._url = context.url.partition("+")[2]
+        self._broker, self._told = _broker(context, self._url)
+        self._taker: Taker | None = None
 
     @classmethod
     def capabilities_of(cls, scheme: str) -> Capabilities:
@@ -76,38 +65,41 @@ class DramatiqBackend(Backend):
 
     def inspect(self, queues: Sequence[str]) -> Sequence[Finding]:
         """See `Backend.inspect`."""
-        url = self.context.url.partition("+")[2]
-        if url.startswith("amqp"):
+        if self._url.startswith("amqp"):
             from penstock.backends.dramatiq import amqp_look
 
             return amqp_look.look(self._broker, queues)
         from penstock.servers import redis_look
 
-        return redis_look.look(url, "dramatiq", "redis", holds="messages", namespace=self.context.namespace)
+        return redis_look.look(self._url, "dramatiq", "redis", holds="messages", namespace=self.context.namespace)
 
     def work(self, order: WorkOrder) -> None:
         """See `Backend.work`: Dramatiq's worker threads behind one consumer."""
-        with self._told():
-            self._broker.work(order)
+        taker = self._taker = self._broker.taker(order)
+        try:
+            with self._told():
+                serve(self._broker, taker, order)
+        finally:
+            self._taker = None
 
     def stop(self) -> None:
         """See `Backend.stop`."""
-        self._broker.stop()
+        taker = self._taker
+        if taker is not None:
+            taker.asking.stop()
 
     def close(self) -> None:
         """See `Backend.close`."""
         self._broker.close()
 
 
-def _broker(context: BackendContext) -> tuple[_Broker, _Told]:
+def _broker(context: BackendContext, url: str) -> tuple[Any, Callable[[], AbstractContextManager[None]]]:
     """Load the client of this transport only, and make the broker: it opens nothing."""
-    url = context.url.partition("+")[2]
     try:
         if url.startswith("amqp"):
-            from penstock.backends.dramatiq import amqp_broker
-
-            return amqp_broker.OrderedAmqpBroker(context, url), amqp_broker.told
-        from penstock.backends.dramatiq import redis_broker
+            from penstock.backends.dramatiq import amqp_broker as transport
+        else:
+            from penstock.backends.dramatiq import redis_broker as transport
     except ModuleNotFoundError as error:
         raise BackendNotInstalledError(context.url.partition("://")[0], "dramatiq") from error
-    return redis_broker.OrderedRedisBroker(context, url), redis_broker.told
+    return transport.OrderedBroker(context, url), partial(transport.told, mask_url(context.url))

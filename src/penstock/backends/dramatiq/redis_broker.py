@@ -20,8 +20,7 @@ import redis
 from dramatiq.broker import MessageProxy
 from dramatiq.brokers.redis import RedisBroker
 
-from penstock.backends.dramatiq.config import DramatiqSettings
-from penstock.backends.dramatiq.worker import Taker, decode, encode, serve
+from penstock.backends.dramatiq.worker import Delivery, Taker, encode
 from penstock.core.base import BackendContext, WorkOrder
 from penstock.core.exceptions import BackendError, BackendUnavailableError, ConfigError
 from penstock.job.models import Message
@@ -36,9 +35,14 @@ _TAKE = """
 local heartbeats, acks = KEYS[1] .. ':__heartbeats__', KEYS[1] .. ':__acks__.' .. ARGV[1] .. '.'
 local count, queues, found = tonumber(ARGV[3]), tonumber(ARGV[4]), {}
 redis.call('zadd', heartbeats, ARGV[2], ARGV[1])
-for i = 5 + queues, #ARGV, 2 do
+for i = 5 + queues, #ARGV, 3 do
     if redis.call('srem', acks .. ARGV[i], ARGV[i + 1]) == 1 then
-        redis.call('hdel', KEYS[1] .. ':' .. ARGV[i] .. '.msgs', ARGV[i + 1])
+        local queue = KEYS[1] .. ':' .. ARGV[i]
+        redis.call('hdel', queue .. '.msgs', ARGV[i + 1])
+        if ARGV[i + 2] ~= '' then
+            redis.call('zadd', queue .. '.XQ', ARGV[2], ARGV[i + 1])
+            redis.call('hset', queue .. '.XQ.msgs', ARGV[i + 1], ARGV[i + 2])
+        end
     end
 end
 for i = 5, 4 + queues do
@@ -69,16 +73,15 @@ return gone
 """
 
 
-class OrderedRedisBroker(RedisBroker):
+class OrderedBroker(RedisBroker):
     """One namespace. A queue of ours is ten of Dramatiq's, by priority: it has none on Redis."""
 
     client: Any  # redis-py's answers are typed as if they might be awaited
 
     def __init__(self, context: BackendContext, url: str) -> None:
         """Raises `ConfigError` for a URL that redis-py cannot read; opens nothing."""
-        settings: Any = context.settings
         self.context = context
-        self.settings: DramatiqSettings = settings
+        settings: Any = context.settings
         namespace = key_namespace(url, context.namespace)
         try:
             client: Any = redis.Redis.from_pool(
@@ -97,7 +100,6 @@ class OrderedRedisBroker(RedisBroker):
         self._withdraw = client.register_script(_WITHDRAW)
         self._known_key = f"{self.namespace}:__queues__"
         self.bell_key = f"{self.namespace}:__bell__"
-        self._taker: RedisTaker | None = None
 
     def bands(self, queue: str) -> list[str]:
         """Name Dramatiq's queues of one of ours, the highest priority first."""
@@ -131,19 +133,9 @@ class OrderedRedisBroker(RedisBroker):
                 pipe.llen(f"{self.namespace}:{band}")
             return sum(pipe.execute())
 
-    def work(self, order: WorkOrder) -> None:
-        """Run Dramatiq's worker until `stop`."""
-        queues = [band for queue in order.queues for band in self.bands(queue)]
-        self._taker = taker = RedisTaker(self, self.context, queues)
-        try:
-            serve(self, taker, self.context, order.concurrency, order.on_ready)
-        finally:
-            self._taker = None
-
-    def stop(self) -> None:
-        """Make `work` return."""
-        if self._taker is not None:
-            self._taker.stop()
+    def taker(self, order: WorkOrder) -> RedisTaker:
+        """Make what takes messages."""
+        return RedisTaker(self, [band for queue in order.queues for band in self.bands(queue)])
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -157,49 +149,27 @@ class OrderedRedisBroker(RedisBroker):
 class RedisTaker(Taker):
     """One script for all queues, and for all that has ended."""
 
-    def __init__(self, broker: OrderedRedisBroker, context: BackendContext, queues: Sequence[str]) -> None:
-        super().__init__(context, queues)
+    def __init__(self, broker: OrderedBroker, queues: Sequence[str]) -> None:
+        super().__init__(broker.context, queues)
         self.broker = broker
         self.beat_s = self.settings.heartbeat_s
 
     def take(self, count: int) -> list[MessageProxy]:
-        """See `Taker.take`."""
+        """See `Taker.take`: a publish ends the waiting."""
         broker = self.broker
-        ended = [self.ended.popleft() for _ in range(len(self.ended))]
-        try:
-            for message, failure in ended:
-                if failure is not None:
-                    self._fail(message, failure)
-            acks = [part for m, _ in ended for part in (m.queue_name, m.options["redis_message_id"])]
-            now_ms = int(time.time() * 1000)
-            found: Any = broker.take(
-                keys=[broker.namespace], args=[broker.broker_id, now_ms, count, len(self.queues), *self.queues, *acks]
-            )
-        except BaseException:
-            self.ended.extendleft(reversed(ended))  # to be told again: the second time it is nothing new
-            raise
-        taken: list[MessageProxy] = []
-        for name, message_id, data in found:
-            queue = name.decode()
-            message = decode(queue, data, redis_message_id=message_id.decode(errors="replace"))
-            if message is not None:
-                taken.append(message)
-            else:
-                with contextlib.suppress(redis.RedisError):  # those that were taken with it must not be lost
-                    broker.do_nack(queue, message_id)
-        return taken
+        ended = list(self.ended)
+        told = [part for one in ended for part in (one.queue, one.tag, one.dead or b"")]
+        args = [broker.broker_id, int(time.time() * 1000), count, len(self.queues), *self.queues, *told]
+        found: Any = broker.take(keys=[broker.namespace], args=args)
+        for _ in ended:  # not earlier: what an outage cut off is told again, and the second time is nothing new
+            self.ended.popleft()
+        if count and not found:
+            broker.client.blpop(broker.bell_key, timeout=self.settings.poll_s)
+        return [message for each in found if (message := self._decoded(*each)) is not None]
 
-    def _fail(self, message: MessageProxy, failure: str) -> None:
-        queue, message_id = message.queue_name, message.options["redis_message_id"]
-        dead = encode(message.args[0], queue, redis_message_id=message_id, traceback=failure)
-        space, client = self.broker.namespace, self.broker.client
-        if client.sismember(f"{space}:__acks__.{self.broker.broker_id}.{queue}", message_id):  # not told before
-            client.hset(f"{space}:{queue}.msgs", message_id, dead)
-            self.broker.do_nack(queue, message_id)
-
-    def wait(self) -> None:
-        """See `Taker.wait`: a publish ends the waiting."""
-        self.broker.client.blpop(self.broker.bell_key, timeout=self.settings.poll_s)
+    def _decoded(self, queue: bytes, message_id: bytes, data: bytes) -> MessageProxy | None:
+        options = {"redis_message_id": message_id.decode(errors="replace")}
+        return self.decoded(data, Delivery(queue.decode(), message_id, options))
 
     def beat(self) -> None:
         """See `Taker.beat`; also takes back what dead workers held, and drops old dead letters."""

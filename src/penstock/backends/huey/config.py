@@ -10,12 +10,8 @@ class HueySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     mirror_failures: bool = True
     """Send Huey's signal SIGNAL_ERROR, with the first line of the error, for an attempt that failed."""
-    poll_s: float = 0.1
-    """The longest an idle worker thread sleeps before it looks again; Huey's own default is 10 s."""
-    first_poll_s: float = 0.005
-    """The first sleep of a thread that found nothing; grows by half up to ``poll_s``."""
-    busy_timeout_s: float = 30.0
-    cache_mb: int = 8
+    poll_s: float = 0.02
+    """SQLite: how soon an idle worker looks again."""
     block_s: float = 0.5
     """Redis: how long one blocking look for a message takes; a stop waits for it."""
     connect_timeout_s: float = 5.0

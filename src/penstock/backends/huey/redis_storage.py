@@ -12,7 +12,6 @@ own; beside each lies a hash from message ids to members.
 
 from __future__ import annotations
 
-import logging
 import re
 import struct
 import time
@@ -25,8 +24,6 @@ from huey.storage import PriorityRedisStorage
 
 from penstock.core.exceptions import BackendError, BackendUnavailableError, ConfigError
 from penstock.servers import redis_client
-
-logger = logging.getLogger("penstock.backends.huey")
 
 _ID = re.compile(rb'\["([^"]*)"')
 """A message is a JSON list that begins with its id."""
@@ -65,16 +62,14 @@ class RedisQueueStorage(PriorityRedisStorage):
     """The queues of one namespace; workers take from `queues`, in that order."""
 
     conn: Any  # redis-py's answers are typed as if they might be awaited
-    read_timeout: Any
 
-    def __init__(self, name: str, url: str, *, block_s: float, connect_timeout_s: float) -> None:
+    def __init__(self, name: str, url: str, settings: Any) -> None:
         """Raises `ConfigError` for a URL that redis-py cannot read; opens nothing."""
         try:
-            pool = redis_client.pool(url, namespace=name, connect_timeout_s=connect_timeout_s)
+            pool = redis_client.pool(url, namespace=name, connect_timeout_s=settings.connect_timeout_s)
         except ValueError as error:
             raise ConfigError(f"huey+redis: {error}") from None
-        super().__init__(name, clean_name=False, connection_pool=pool)
-        self.read_timeout = block_s
+        super().__init__(name, clean_name=False, connection_pool=pool, read_timeout=settings.block_s)
         self.queues: tuple[str, ...] = ()
         self._known_key = f"huey.queues.{name}"
         self._take = self.conn.register_script(_TAKE)
@@ -112,17 +107,12 @@ class RedisQueueStorage(PriorityRedisStorage):
     def take(self, count: int) -> list[bytes]:
         """Take the best messages, at most ``count``, the best first; wait a while if there is none."""
         keys = [self._key(queue) for queue in self.queues]
-        try:
-            members: list[bytes] = self._take(keys=keys, args=[self.name, count])
-            if not members and (found := self.conn.bzpopmin(keys, timeout=self.read_timeout)) is not None:
-                key, member, _ = found
-                members = [member]
-                if match := _ID.match(member, _PREFIX_BYTES):
-                    self.conn.hdel(f"{key.decode()}.ids", f"{self.name}:{match[1].decode()}")
-        except redis.RedisError as error:
-            logger.warning("huey could not take messages, trying again: %s: %s", type(error).__name__, error)
-            time.sleep(self.read_timeout)
-            return []
+        members: list[bytes] = self._take(keys=keys, args=[self.name, count])
+        if not members and (found := self.conn.bzpopmin(keys, timeout=self.read_timeout)) is not None:
+            key, member, _ = found
+            members = [member]
+            if match := _ID.match(member, _PREFIX_BYTES):
+                self.conn.hdel(f"{key.decode()}.ids", f"{self.name}:{match[1].decode()}")
         return [member[_PREFIX_BYTES:] for member in members]
 
     def close(self) -> None:

@@ -14,32 +14,26 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from huey.storage import SqliteStorage
+
+from penstock.core.exceptions import BackendError, BackendUnavailableError
+
+_BUSY_TIMEOUT_S = 30
 
 
 class QueueStorage(SqliteStorage):
     """One file for all queues of all namespaces; workers take from `queues`, in that order."""
 
-    def __init__(self, name: str, filename: str, **options: Any) -> None:
+    def __init__(self, name: str, filename: str) -> None:
         self.queues: tuple[str, ...] = ()
         self._take_sql = self._any_sql = ""
         self._take_values: tuple[str, ...] = ()
         self._pid = os.getpid()
-        Path(filename).parent.mkdir(parents=True, exist_ok=True)
-        super().__init__(name, filename=filename, **options)
-
-    def initialize_schema(self) -> None:
-        """Make Huey's tables, and give its messages an id column of their own."""
-        super().initialize_schema()
-        with self.db(commit=True, close=True) as cursor:
-            columns = {row[1] for row in cursor.execute("pragma table_info(task)")}
-            if "message_id" not in columns:
-                cursor.execute("alter table task add column message_id text")
-            cursor.execute("create index if not exists task_message_id on task (message_id)")
+        super().__init__(name, filename=filename, timeout=_BUSY_TIMEOUT_S, create_tables=False)
 
     @property
     def conn(self) -> sqlite3.Connection:
@@ -49,8 +43,20 @@ class QueueStorage(SqliteStorage):
         return super().conn
 
     def _create_connection(self) -> sqlite3.Connection:
+        """Make Huey's tables, and give its messages an id column of their own."""
+        Path(self.filename).parent.mkdir(parents=True, exist_ok=True)
         connection: sqlite3.Connection = super()._create_connection()
         connection.execute("pragma synchronous=normal")
+        try:
+            with connection:
+                for statement in (self.begin_sql, *self.ddl):
+                    connection.execute(statement)
+                if "message_id" not in {row[1] for row in connection.execute("pragma table_info(task)")}:
+                    connection.execute("alter table task add column message_id text")
+                connection.execute("create index if not exists task_message_id on task (message_id)")
+        except sqlite3.Error:
+            connection.close()
+            raise
         return connection
 
     def listen(self, queues: Sequence[str]) -> None:
@@ -70,26 +76,35 @@ class QueueStorage(SqliteStorage):
 
     def withdraw(self, message_ids: Sequence[str]) -> int:
         """Delete waiting messages; return how many there were."""
-        gone = 0
         with self.db(commit=True) as cursor:
-            for message_id in message_ids:
-                cursor.execute("delete from task where message_id = ?", (message_id,))
-                gone += cursor.rowcount
-        return gone
+            cursor.executemany("delete from task where message_id = ?", [(one,) for one in message_ids])
+            return cursor.rowcount
 
     def waiting(self, queue: str) -> int:
         """Count the messages of one queue."""
-        return self._rows("select count(*) from task where queue = ?", (queue,))[0][0]
+        with self.db() as cursor:
+            return cursor.execute("select count(*) from task where queue = ?", (queue,)).fetchone()[0]
 
     def take(self, count: int) -> list[bytes]:
         """Take the best messages, at most ``count``, the best first."""
-        # A look without the write lock first: idle threads must not keep the writers out.
-        if not self._rows(self._any_sql, self.queues):
-            return []
-        rows = self._rows(self._take_sql, (*self._take_values, count))
-        if len(rows) > 1:  # SQLite returns deleted rows in the order of the table
-            rows.sort(key=lambda row: (self.queues.index(row[0]), -row[1], row[2]))
-        return [row[3] for row in rows]
+        with self.db() as cursor:
+            # A look without the write lock first: idle threads must not keep the writers out.
+            if cursor.execute(self._any_sql, self.queues).fetchone() is None:
+                return []
+            rows: list[tuple[str, float, int, bytes]] = cursor.execute(
+                self._take_sql, (*self._take_values, count)
+            ).fetchall()
+        # SQLite returns deleted rows in the order of the table.
+        best = sorted((self.queues.index(queue), -priority, number, data) for queue, priority, number, data in rows)
+        return [row[3] for row in best]
 
-    def _rows(self, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-        return self.sql(query, values, results=True) or []
+
+@contextmanager
+def told(path: str) -> Generator[None]:
+    """Say in our words what is wrong with the file."""
+    try:
+        yield
+    except (sqlite3.OperationalError, OSError) as error:
+        raise BackendUnavailableError(f"huey cannot use its queue file {path}: {error}") from error
+    except sqlite3.Error as error:
+        raise BackendError(f"huey's queue file {path} is damaged or foreign: {error}") from error
