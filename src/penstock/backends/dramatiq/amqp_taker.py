@@ -70,6 +70,7 @@ class AmqpTaker(Taker):
             self._choose()
             if not self._pushed:
                 self._connection.process_data_events(self.settings.poll_s)
+                return []  # more threads may ask by now than when the waiting began
             return [self._pushed.popleft() for _ in range(min(count, len(self._pushed)))]
 
     def beat(self) -> None:
