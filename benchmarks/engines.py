@@ -21,7 +21,7 @@ from plain import ENGINES, Plain
 
 HERE = Path(__file__).parent
 REPEATS = 3
-SINGLY, BULK, STARTED = 300, 5000, 150
+SINGLY, BULK = 300, 5000
 LATENCY_OVER_MS = 5.0
 
 URLS = {
@@ -45,7 +45,7 @@ class Figures(msgspec.Struct):
 class Side:
     """Penstock or the engine alone, in a folder and with names of its own."""
 
-    drained = Plain.drained
+    drained, started = Plain.drained, Plain.started
 
     def __init__(self, transport: str, server_url: str) -> None:
         self.transport = transport
@@ -95,6 +95,7 @@ class Direct(Side):
         super().__init__(transport, server_url)
         self._plain: Plain = ENGINES[transport.partition("+")[0]](self.url, self.name)
         self.one, self.many, self.drained = self._plain.one, self._plain.many, self._plain.drained
+        self.started = self._plain.started
 
     def command(self) -> list[str]:
         return [sys.executable, str(HERE / "plain.py"), self.transport, self.url, self.name, "work"]
@@ -173,11 +174,11 @@ def measure(open_side: Callable[[], Side]) -> Figures:
             side.wait_for(1)
             time.sleep(0.5)
             rss_mb = _rss_mb(pid)
-            for count in range(STARTED):
+            for count in range(side.started):
                 side.one()
                 side.wait_for(count + 2)
                 time.sleep(0.01)
-            took_ms = sorted((at - sent) * 1000 for sent, at in side.wait_for(STARTED + 1)[1:])
+            took_ms = sorted((at - sent) * 1000 for sent, at in side.wait_for(side.started + 1)[1:])
     finally:
         side.close()
     return Figures(singly, bulk, drained, took_ms[len(took_ms) // 2], took_ms[int(len(took_ms) * 0.99)], rss_mb)

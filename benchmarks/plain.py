@@ -21,6 +21,8 @@ class Plain:
 
     drained = 3000
     """How many jobs tell its pace."""
+    started = 150
+    """How many tell how soon one begins."""
 
     def __init__(self, url: str, queue: str) -> None:
         self.url = url
@@ -179,6 +181,8 @@ class Saq(AsyncPlain):
 
 
 class Arq(AsyncPlain):
+    drained, started = 600, 30  # it looks every half a second
+
     async def connect(self) -> None:
         from arq import create_pool
         from arq.connections import RedisSettings

@@ -101,7 +101,11 @@ def new_redis(*options: str) -> Server:
     """Return a Redis that keeps an append-only file; ``options`` are added to its command line."""
     program, folder, port = _program("redis"), _folder("redis"), free_port()
     # ``--save ""`` is an empty argument: no snapshots.
-    settings = ("--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--dir", str(folder))
+    # Without fsync it survives the death of any process, but not of the machine: a slow disk holds nobody up.
+    settings = (
+        "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "no",
+        "--dir", str(folder),
+    )  # fmt: skip
     return Server(
         "redis",
         folder=folder,
