@@ -152,7 +152,9 @@ def test_the_ledger_refuses_a_node_of_a_cluster_in_plain_words(cluster):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("url", ["redis+sentinel://host:26379", "rediss+sentinel://host:port/jobs", "unix://"])
+@pytest.mark.parametrize(
+    "url", ["redis+sentinel://host:26379", "rediss+sentinel://host:port/jobs", "unix://", "redis://host/jobs"]
+)
 def test_an_engine_refuses_a_url_that_cannot_be_read_before_anything_is_written(engine, url, tmp_path):
     ledger = tmp_path / "ledger.db"
     with pytest.raises(ConfigError):
@@ -170,6 +172,7 @@ def test_an_engine_refuses_a_url_that_cannot_be_read_before_anything_is_written(
         "redis+cluster://host:6379/1",
         "redis+cluster://host:many",
         "redis://host:6379/0?ssl_typo=1",
+        "redis://host:6379/jobs",
         "unix://",
     ],
 )

@@ -63,6 +63,9 @@ def read_url(url: str) -> Place:
     if scheme not in (*SENTINEL_SCHEMES, *CLUSTER_SCHEMES):
         if scheme == "unix" and not urlsplit(url).path:
             raise ValueError("write unix:///path/to/redis.sock?db=0")
+        # redis-py 7 takes database 0 where the path is no number, and says nothing.
+        if scheme != "unix" and re.fullmatch("/?|/[0-9]+/?", urlsplit(url).path) is None:
+            raise ValueError(f"write {scheme}://host:6379/0: what follows the host is the number of a database")
         return Place(form="single", single_url=url)
     transport, _, form = scheme.partition("+")
     match = _FORM.fullmatch(rest)
