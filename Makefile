@@ -40,8 +40,8 @@ services:  ## the servers that the tests need and no wheel carries, as root on D
 unit: $(VENV)/.dev  ## the quick part of the suite
 	$(BIN)/python -m pytest -q tests/unit -m 'not slow and not servers' $(ARGS)
 
-conformance: $(VENV)/.dev services  ## unit and conformance tests: what may differ from one Python to another
-	$(BIN)/python -m pytest -q $(SPREAD) tests/unit src/penstock/testing/conformance $(ARGS)
+conformance: $(VENV)/.dev  ## unit and conformance tests: what may differ from one Python to another
+	$(BIN)/python -m pytest -q $(SPREAD) -m 'not servers' tests/unit src/penstock/testing/conformance $(ARGS)
 
 check: $(VENV)/.dev  ## format, lint, types, import floors, architecture, generated pages
 	$(BIN)/ruff format --check .

@@ -135,7 +135,9 @@ def run_awaitable(awaitable: Awaitable[T], interrupt: Interrupt) -> T:
         loop = asyncio.get_running_loop()
 
         def stop(_cause: Cause) -> None:
-            loop.call_soon_threadsafe(task.cancel)
+            # The thread that interrupts is the heart's: a body that has just ended must not stop it.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(task.cancel)
 
         interrupt.on_set(stop)
         return await task

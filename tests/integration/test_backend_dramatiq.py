@@ -207,7 +207,8 @@ def test_a_message_that_is_not_ours_stops_nobody(open_queue, harness, natively, 
     # Dramatiq would start its consumer again after three seconds for each of them.
     assert {row.state for row in all_final(queue, ours, timeout_s=2.5)} == {State.SUCCEEDED}
     wait_until(lambda: natively().waiting() == 0, what="nothing waits")
-    assert worker.counts()["refused" if strange == "a delay of a year" else "foreign"] == 1
+    name = "refused" if strange == "a delay of a year" else "foreign"
+    wait_until(lambda: worker.counts().get(name) == 1, what="it is counted")
 
 
 def test_a_worker_outlives_an_outage_of_its_broker(transport, tmp_path, record):

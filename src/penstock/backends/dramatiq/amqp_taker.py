@@ -82,6 +82,21 @@ class AmqpTaker(Taker):
             self._connection.process_data_events(0)
             self._settle()
 
+    def rest(self) -> None:
+        """See `Taker.rest`."""
+        while not self.asking.alone(self._put_back):
+            time.sleep(0.02)
+
+    def _put_back(self) -> None:
+        with contextlib.suppress(AMQPError, OSError), self._connected():
+            self._unsubscribe()
+            while self._pushed:
+                channel, tag = self._pushed.popleft().args[1].tag
+                channel.basic_reject(tag, requeue=True)
+                self._held.pop(tag, None)
+                self._busy -= 1
+            self._settle()
+
     def close(self) -> None:
         """See `Taker.close`; RabbitMQ puts back what is unacknowledged."""
         with contextlib.suppress(AMQPError, OSError):
@@ -127,6 +142,9 @@ class AmqpTaker(Taker):
             self._rung = False
             better = self.queues[: self._from] if self._pushed else self.queues
             best = next((n for n, queue in enumerate(better) if self._waiting(queue)), self._from)
+            # What was on its way from the better queue has come by now: it counts as waiting no more.
+            self._connection.process_data_events(0)
+            best = min(best, self._from) if self._pushed else best
         free = self._threads - self._busy
         cramped = late and free > self._room - sum(tag > self._since_tag for tag in self._held)
         if free and (best != self._from or self._subscription is None or cramped):

@@ -129,6 +129,9 @@ class Taker(ABC):
     def beat(self) -> None:
         """Tell the broker that this worker is alive; called every ``beat_s``, by no worker thread."""
 
+    def rest(self) -> None:  # noqa: B027 - a transport that is asked holds nothing
+        """Let others have at once what has come and will not be begun, as `asking` was stopped."""
+
     @abstractmethod
     def close(self) -> None:
         """Tell of the last that has ended, and let go."""
@@ -157,6 +160,7 @@ def serve(broker: Broker, taker: Taker, order: WorkOrder) -> None:
     order.on_ready()
     while not taker.asking.stopping.wait(taker.beat_s):
         _beat(taker)
+    taker.rest()
     while any(thread.is_alive() for thread in worker.workers):
         worker.stop(int(taker.beat_s * 1000))  # returns after that time, whether they have ended or not
         _beat(taker)
