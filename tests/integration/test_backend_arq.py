@@ -15,9 +15,8 @@ from penstock.job.lifecycle import State
 from penstock.testing import services
 from penstock.testing.conformance import bodies
 from penstock.testing.conformance.bodies import anote, flaky, hold, nap, note
-from penstock.testing.conformance.record import Record
 from penstock.testing.conformance.waiting import all_final, final
-from penstock.testing.harness import CALM, harness_for, wait_until
+from penstock.testing.harness import harness_for, wait_until
 
 pytest.importorskip("arq")
 import redis
@@ -30,27 +29,6 @@ def harness(redis_url, tmp_path):
     made = harness_for(f"arq+{redis_url}")(tmp_path)
     yield made
     made.reset()
-
-
-@pytest.fixture
-def open_queue(harness, tmp_path):
-    opened = []
-
-    def make(**settings):
-        opened.append(
-            harness.queue(f"sqlite:///{tmp_path}/ledger.db", tasks=TASKS, sweep=CALM, engines={"arq": settings})
-        )
-        return opened[-1]
-
-    yield make
-    harness.reset()
-    for queue in opened:
-        queue.close()
-
-
-@pytest.fixture
-def record(tmp_path) -> Record:
-    return Record(tmp_path)
 
 
 @pytest.fixture

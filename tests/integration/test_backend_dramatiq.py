@@ -16,7 +16,6 @@ from penstock.job.lifecycle import State
 from penstock.testing import services
 from penstock.testing.conformance import bodies
 from penstock.testing.conformance.bodies import flaky, hold, note
-from penstock.testing.conformance.record import Record
 from penstock.testing.conformance.waiting import all_final, final
 from penstock.testing.harness import CALM, harness_for, wait_until
 
@@ -88,11 +87,6 @@ class OnRabbitmq:
 LOOKS = {"redis": (services.redis_server, OnRedis), "rabbitmq": (services.rabbitmq_server, OnRabbitmq)}
 
 
-@pytest.fixture
-def record(tmp_path):
-    return Record(tmp_path)
-
-
 @pytest.fixture(params=sorted(LOOKS))
 def transport(request):
     if (why_not := services.available(request.param)) is not None:
@@ -108,20 +102,13 @@ def harness(transport, tmp_path):
 
 
 @pytest.fixture
-def open_queue(harness, tmp_path):
-    opened = []
-
+def open_queue(open_queue):
     def make(**settings):
-        ledger = f"sqlite:///{tmp_path}/ledger.db"
-        queue = harness.queue(ledger, tasks=(bodies.MODULE,), engines={"dramatiq": settings}, sweep=CALM)
-        queue.gateway.depth("default")
-        opened.append(queue)
+        queue = open_queue(**settings)
+        queue.gateway.depth("default")  # makes the queue, where tests put strange things
         return queue
 
-    yield make
-    harness.reset()
-    for queue in opened:
-        queue.close()
+    return make
 
 
 @pytest.fixture

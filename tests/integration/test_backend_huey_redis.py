@@ -13,15 +13,9 @@ from penstock.gateway import message_ids
 from penstock.job.lifecycle import State
 from penstock.testing.conformance import bodies
 from penstock.testing.conformance.bodies import flaky, hold, note
-from penstock.testing.conformance.record import Record
 from penstock.testing.conformance.waiting import all_final, final
 from penstock.testing.harness import CALM, harness_for, wait_until
 from penstock.testing.services import new_redis
-
-
-@pytest.fixture
-def record(tmp_path):
-    return Record(tmp_path)
 
 
 @pytest.fixture

@@ -24,15 +24,9 @@ from penstock.handle import CancelOutcome
 from penstock.job.lifecycle import State
 from penstock.testing.conformance import bodies
 from penstock.testing.conformance.bodies import flaky, hold, note
-from penstock.testing.conformance.record import Record
 from penstock.testing.conformance.waiting import all_final, final
 from penstock.testing.harness import CALM, harness_for, wait_until
 from penstock.testing.services import new_redis
-
-
-@pytest.fixture
-def record(tmp_path):
-    return Record(tmp_path)
 
 
 @pytest.fixture
@@ -46,22 +40,6 @@ def harness(redis_url, tmp_path):
     made = harness_for(f"rq+{redis_url}")(tmp_path)
     yield made
     made.reset()
-
-
-@pytest.fixture
-def open_queue(harness, tmp_path):
-    opened = []
-
-    def make(**settings):
-        engines = {"rq": settings}
-        queue = harness.queue(f"sqlite:///{tmp_path}/ledger.db", tasks=(bodies.MODULE,), engines=engines, sweep=CALM)
-        opened.append(queue)
-        return queue
-
-    yield make
-    harness.reset()
-    for queue in opened:
-        queue.close()
 
 
 def native(queue, broker, name="default"):

@@ -19,7 +19,6 @@ from penstock.job.models import Message
 from penstock.testing import services
 from penstock.testing.conformance import bodies
 from penstock.testing.conformance.bodies import anote, flaky, hold, note
-from penstock.testing.conformance.record import Record
 from penstock.testing.conformance.waiting import final
 from penstock.testing.harness import CALM, harness_for, short_config, wait_until
 
@@ -38,27 +37,6 @@ def harness(request, tmp_path):
     made = harness_for(f"saq+{SERVERS[request.param]()}")(tmp_path)
     yield made
     made.reset()
-
-
-@pytest.fixture
-def open_queue(harness, tmp_path):
-    opened = []
-
-    def make(**settings):
-        opened.append(
-            harness.queue(f"sqlite:///{tmp_path}/ledger.db", tasks=TASKS, sweep=CALM, engines={"saq": settings})
-        )
-        return opened[-1]
-
-    yield make
-    harness.reset()
-    for queue in opened:
-        queue.close()
-
-
-@pytest.fixture
-def record(tmp_path) -> Record:
-    return Record(tmp_path)
 
 
 def natively(harness, ask: Callable[[Queue], Awaitable[Any]], queue: str = "default") -> Any:

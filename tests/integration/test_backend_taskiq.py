@@ -13,7 +13,6 @@ from penstock.job.lifecycle import State
 from penstock.testing import services
 from penstock.testing.conformance import bodies
 from penstock.testing.conformance.bodies import anote, flaky, hold, note
-from penstock.testing.conformance.record import Record
 from penstock.testing.conformance.waiting import final
 from penstock.testing.harness import CALM, harness_for, wait_until
 
@@ -45,11 +44,6 @@ def queue(harness, tmp_path):
     yield made
     harness.reset()
     made.close()
-
-
-@pytest.fixture
-def record(tmp_path) -> Record:
-    return Record(tmp_path)
 
 
 async def _put(harness, body: bytes) -> None:

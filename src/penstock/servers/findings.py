@@ -44,3 +44,15 @@ def clock(server_s: float) -> list[Finding]:
         return []
     told = f"this machine and the server are {format_duration(apart_s)} apart"
     return [Finding(name="clock", level="warning", told=told, hint="keep both on time: run NTP (chrony) on each")]
+
+
+def full(reason: str) -> Finding:
+    """Tell of a RabbitMQ that takes nothing: its memory or its disk is full."""
+    hint = "make room, or raise vm_memory_high_watermark or lower disk_free_limit"
+    return Finding(name="alarm", level="error", told=f"RabbitMQ takes no messages: {reason}", hint=hint)
+
+
+def not_durable(queue: str) -> Finding:
+    """Tell of a queue of RabbitMQ's that somebody else has made."""
+    told = f"queue {queue} is not durable: a restart of RabbitMQ loses it, and its messages"
+    return Finding(name=f"queue {queue}", level="error", told=told, hint="delete it: it is made anew")

@@ -16,7 +16,7 @@ import pika
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from penstock.core.base import Finding
-from penstock.servers.findings import PATIENCE_S, unreachable, well
+from penstock.servers.findings import PATIENCE_S, full, not_durable, unreachable, well
 
 _ALARM_S = 0.5
 _NO_QUEUE, _OTHER_SETTINGS = 404, 406
@@ -67,10 +67,7 @@ def _alarm(connection: Any) -> list[Finding]:
     until = time.monotonic() + _ALARM_S
     while not told and time.monotonic() < until:
         connection.process_data_events(until - time.monotonic())  # returns at whatever comes first
-    if not told:
-        return []
-    hint = "make room, or raise vm_memory_high_watermark or lower disk_free_limit"
-    return [Finding(name="alarm", level="error", told=f"RabbitMQ takes no messages: {told[0]}", hint=hint)]
+    return [full(told[0])] if told else []
 
 
 def _queue(connection: Any, queue: str) -> list[Finding]:
@@ -79,8 +76,7 @@ def _queue(connection: Any, queue: str) -> list[Finding]:
         connection.channel().queue_declare(queue, durable=True)  # of all that differs, durability is told first
     except ChannelClosedByBroker as error:
         if error.reply_code == _OTHER_SETTINGS and "'durable'" in str(error.reply_text):
-            told = f"queue {queue} is not durable: a restart of RabbitMQ loses it, and its messages"
-            return [Finding(name=f"queue {queue}", level="error", told=told, hint="delete it: it is made anew")]
+            return [not_durable(queue)]
         if error.reply_code not in (_NO_QUEUE, _OTHER_SETTINGS):
             raise
     return []

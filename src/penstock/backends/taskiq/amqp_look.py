@@ -13,7 +13,7 @@ from aio_pika.connection import Connection, make_url
 from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, ChannelPreconditionFailed
 
 from penstock.core.base import Finding
-from penstock.servers.findings import PATIENCE_S, unreachable, well
+from penstock.servers.findings import PATIENCE_S, full, not_durable, unreachable, well
 
 _ALARM_S = 0.5
 
@@ -54,9 +54,7 @@ async def _alarm(connection: Any) -> list[Finding]:
         async with asyncio.timeout(0.05):
             await connection.transport.connection.ready()  # returns at once unless the server has told so
     except TimeoutError:
-        hint = "make room, or raise vm_memory_high_watermark or lower disk_free_limit"
-        told = "RabbitMQ takes no messages: its memory or its disk is full"
-        return [Finding(name="alarm", level="error", told=told, hint=hint)]
+        return [full("its memory or its disk is full")]
     return []
 
 
@@ -69,6 +67,5 @@ async def _queue(connection: Any, queue: str) -> list[Finding]:
         return []
     except ChannelPreconditionFailed as error:
         if "'durable'" in str(error):
-            told = f"queue {queue} is not durable: a restart of RabbitMQ loses it, and its messages"
-            return [Finding(name=f"queue {queue}", level="error", told=told, hint="delete it: it is made anew")]
+            return [not_durable(queue)]
     return []
