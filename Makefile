@@ -20,12 +20,12 @@ $(BIN)/python:
 
 # Stamps: each is made once its packages are in, so that a set-up is done once and a broken one is done again.
 $(VENV)/.examples: $(BIN)/python pyproject.toml constraints/examples.txt
-	$(BIN)/python -m pip install -q -r constraints/examples.txt -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install -qq -r constraints/examples.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints/dev.txt
-	$(BIN)/python -m pip install -q --no-deps -r constraints/dev.txt
-	$(BIN)/python -m pip install -q --no-deps -e .
+	$(BIN)/python -m pip install -qq --no-deps -r constraints/dev.txt
+	$(BIN)/python -m pip install -qq --no-deps -e .
 	@touch $@ $(VENV)/.examples
 
 test: $(VENV)/.dev services  ## the whole suite: every engine and ledger, on private real servers
