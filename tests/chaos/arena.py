@@ -1,0 +1,218 @@
+"""Where a bar is tried: an engine, a ledger, worker processes that can be killed and frozen, and their deaths noted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from judge import Line, Verdict, judge, read
+
+from penstock.job.lifecycle import FINAL
+from penstock.job.models import JobQuery
+from penstock.testing.harness import environment, filled, harness_for, wait_until
+
+HERE = Path(__file__).parent
+BODIES = str(HERE / "chaos_bodies.py")
+
+
+class WorkerOf:
+    """One ``penstock worker`` of an arena; what it prints goes to a file, so that it never waits for a reader."""
+
+    def __init__(self, arena: Arena, arguments: Sequence[str], environ: dict[str, str]) -> None:
+        self._arena = arena
+        self.log = arena.folder / f"worker-{len(arena.started)}.log"
+        path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
+        ours = {name: value for name, value in os.environ.items() if not name.startswith(("PENSTOCK_", "COV_CORE"))}
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "penstock", "worker", *arguments],
+                cwd=arena.folder,
+                env={**ours, **environment(arena.queue.config), "PYTHONPATH": path, **environ},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs. One that has ended by itself is noted with the moment of this look."""
+        if self.process.poll() is None:
+            return True
+        self._arena.deaths.setdefault(self.pid, time.monotonic())
+        return False
+
+    def wait_ready(self, timeout_s: float = 30.0) -> None:
+        """Wait until it has told the ledger of itself."""
+        workers = self._arena.queue.workers
+        wait_until(
+            lambda: not self.alive or any(worker.pid == self.pid for worker in workers()), timeout_s, str(self.log)
+        )
+        if not self.alive:
+            raise RuntimeError(f"the worker ended with {self.process.returncode}:\n{self.told}")
+
+    @property
+    def told(self) -> str:
+        """The end of what it printed."""
+        return self.log.read_text(errors="replace")[-2000:]
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """kill -9, and note the death."""
+        self.process.kill()
+        self.ended()
+
+    def ended(self, timeout_s: float = 30.0) -> int:
+        """Wait for its end, note it, and return the exit code."""
+        code = self.process.wait(timeout_s)
+        self._arena.deaths.setdefault(self.pid, time.monotonic())
+        return code
+
+    def freeze(self) -> None:
+        self.signal(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End it in good order, by force after 20 s."""
+        if self.alive:
+            self.wake()
+            self.signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.ended(20)
+                return
+            self.process.kill()
+        self.ended()
+
+
+class Arena:
+    """One place and one seed. Use as a context manager: at the end every worker is stopped.
+
+    ``engine`` and ``ledger`` are URL templates as in `penstock.testing.harness.filled`. Times are those of
+    `short_config`: a lease of 2.5 s, a sweep every 0.5 s, a message published again after 1 s. ``changes`` are fields
+    of `Config`, as the bar needs them.
+    """
+
+    def __init__(self, engine: str, ledger: str, folder: Path, seed: int, **changes: Any) -> None:
+        self.engine, self.ledger, self.folder = engine, ledger, folder
+        self.rng = random.Random(f"{seed} {engine} {ledger}")
+        self.record = folder / "record"
+        self.deaths: dict[int, float] = {}
+        self.started: list[WorkerOf] = []
+        self.acknowledged: list[str] = []
+        self._harness = harness_for(engine)(folder)
+        self.queue = self._harness.queue(filled(ledger, folder), tasks=(BODIES,), **changes)
+
+    def __enter__(self) -> Arena:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        try:
+            self.stop_workers()
+        finally:
+            self._harness.reset()
+            self.queue.close()
+
+    # -- workers ------------------------------------------------------------------------------------------------
+
+    def start(self, *arguments: str, **environ: str) -> WorkerOf:
+        """Start a worker process; ``arguments`` are those of ``penstock worker``."""
+        started = WorkerOf(self, arguments, environ)
+        self.started.append(started)
+        return started
+
+    @property
+    def alive(self) -> list[WorkerOf]:
+        return [worker for worker in self.started if worker.alive]
+
+    @property
+    def busy(self) -> list[WorkerOf]:
+        """The workers in whose own process a body runs now."""
+        running = Counter[int]()
+        for line in self.lines():
+            running[line.pid] += {"start": 1, "end": -1, "stopped": -1}.get(line.event, 0)
+        return [worker for worker in self.alive if running[worker.pid] > 0]
+
+    def wait_busy(self, timeout_s: float) -> list[WorkerOf]:
+        """Return the workers that are busy as soon as one is; after the timeout, those that live."""
+        until = time.monotonic() + timeout_s
+        while not (found := self.busy) and time.monotonic() < until:
+            time.sleep(0.01)
+        return found or self.alive
+
+    def stop_workers(self) -> None:
+        for worker in self.alive:
+            worker.wake()
+            worker.signal(signal.SIGTERM)
+        for worker in self.alive:
+            worker.stop()
+
+    # -- jobs ---------------------------------------------------------------------------------------------------
+
+    def submit(self, count: int, *, task: str = "chaos.work", seconds: float = 0.0, **options: Any) -> list[str]:
+        """Submit jobs whose bodies take so long, in calls of up to 500; they are acknowledged now."""
+        from penstock.sources.decorators import TASKS
+
+        self.queue.load_tasks()
+        ids: list[str] = []
+        while len(ids) < count:
+            some = min(500, count - len(ids))
+            call = TASKS.get(task).options(**options) if options else TASKS.get(task)
+            calls = [call.call(file=str(self.record), seconds=seconds) for _ in range(some)]
+            ids += [handle.id for handle in self.queue.enqueue_many(calls)]
+        self.acknowledged += ids
+        return ids
+
+    def wait_final(self, timeout_s: float, count: int | None = None) -> None:
+        """Wait until so many jobs (default: all acknowledged) are final, as the ledger has it: then one may judge."""
+        wanted = len(self.acknowledged) if count is None else count
+        wait_until(
+            lambda: self._calm() and sum(self.queue.counts().get(state.value, 0) for state in FINAL) >= wanted,
+            timeout_s,
+            f"{wanted} jobs are final; the ledger has {self.queue.counts()}",
+        )
+
+    def _calm(self) -> bool:
+        time.sleep(0.05)  # between two looks: counting is work for the ledger
+        return True
+
+    def lines(self, event: str | None = None) -> list[Line]:
+        """What the bodies have written so far."""
+        return [line for line in read(self.record) if event in (None, line.event)]
+
+    def verdict(self) -> Verdict:
+        """Judge: by the file, once every worker is stopped and its death noted."""
+        self.stop_workers()
+        return judge(self.record, self.acknowledged, self.deaths)
+
+    def rows(self) -> dict[str, Any]:
+        """Return the ledger's rows by id; for what users are told, never to judge what ran."""
+        jobs = self.queue.ledger.find(JobQuery(limit=1_000_000))
+        return {job.id: job for job in jobs}
+
+    def lies(self, verdict: Verdict) -> list[str]:
+        """Where a user who asks for a result is told of another body than the one that ended last."""
+        wrong: list[str] = []
+        for job_id, row in self.rows().items():
+            last = verdict.spans.get(job_id, [None])[-1]
+            said = msgspec.json.encode([row.state, row.attempt]).decode()
+            if last is None or (row.state.value, row.attempt) != ("succeeded", last.attempt):
+                wrong.append(f"{job_id}: the ledger says {said}, the file {last}")
+        return wrong

@@ -1,0 +1,89 @@
+"""The bodies of the bars: each tells a file what happens to it, in lines that are whole however many write at once.
+
+A line is ``event job-id attempt pid instant``, the instant on the machine's monotonic clock, which all processes share.
+Events: ``start``, ``end`` (the body returned), ``stopped`` (it was stopped from outside, and saw it), ``beat`` (alive).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+from penstock import Run, task
+
+_SLICE_S = 0.02
+"""An interrupt reaches Python code between two sleeps."""
+
+
+def tell(file: str, event: str, job_id: str, attempt: int) -> None:
+    line = f"{event} {job_id} {attempt} {os.getpid()} {time.monotonic()}\n".encode()
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, line)
+    finally:
+        os.close(descriptor)
+
+
+def _token(run: Run) -> str:
+    """What a body returns: whoever asks for the result can tell which body it is of."""
+    return f"{run.attempt} {os.getpid()}"
+
+
+@task(name="chaos.work", max_crashes=1000)
+def work(file: str, run: Run, seconds: float) -> str:
+    """Start, take some time, end."""
+    tell(file, "start", run.job_id, run.attempt)
+    try:
+        until = time.monotonic() + seconds
+        while (left_s := until - time.monotonic()) > 0:
+            time.sleep(min(_SLICE_S, left_s))
+    except BaseException:
+        tell(file, "stopped", run.job_id, run.attempt)
+        raise
+    tell(file, "end", run.job_id, run.attempt)
+    return _token(run)
+
+
+@task(name="chaos.awork", max_crashes=1000)
+async def awork(file: str, run: Run, seconds: float) -> str:
+    """`work`, on the engine's loop where there is one."""
+    tell(file, "start", run.job_id, run.attempt)
+    try:
+        await asyncio.sleep(seconds)
+    except BaseException:
+        tell(file, "stopped", run.job_id, run.attempt)
+        raise
+    tell(file, "end", run.job_id, run.attempt)
+    return _token(run)
+
+
+@task(name="chaos.beat", max_crashes=1000)
+def beat(file: str, run: Run, seconds: float) -> str:
+    """`work`, with a sign of life in each slice: the file shows to some hundredths when it fell silent."""
+    tell(file, "start", run.job_id, run.attempt)
+    try:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            time.sleep(_SLICE_S)
+            tell(file, "beat", run.job_id, run.attempt)
+    except BaseException:
+        tell(file, "stopped", run.job_id, run.attempt)
+        raise
+    tell(file, "end", run.job_id, run.attempt)
+    return _token(run)
+
+
+@task(name="chaos.stubborn", max_crashes=1000)
+def stubborn(file: str, run: Run, seconds: float) -> str:
+    """`beat`, but deaf to every request to stop: only the end of its process ends it."""
+    tell(file, "start", run.job_id, run.attempt)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            time.sleep(_SLICE_S)
+            tell(file, "beat", run.job_id, run.attempt)
+        except BaseException:  # it is deaf
+            continue
+    tell(file, "end", run.job_id, run.attempt)
+    return _token(run)
