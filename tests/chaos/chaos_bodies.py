@@ -58,6 +58,15 @@ async def awork(file: str, run: Run, seconds: float) -> str:
     return _token(run)
 
 
+@task(name="chaos.flaky", max_crashes=1000, max_attempts=1000, backoff="0.05s..0.05s")
+def flaky(file: str, run: Run, seconds: float) -> str:
+    """`work` that fails every odd time."""
+    token = work.fn(file, run, seconds)
+    if run.attempt % 2:
+        raise RuntimeError("an odd attempt")
+    return token
+
+
 @task(name="chaos.beat", max_crashes=1000)
 def beat(file: str, run: Run, seconds: float) -> str:
     """`work`, with a sign of life in each slice: the file shows to some hundredths when it fell silent."""

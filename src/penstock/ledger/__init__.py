@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
@@ -43,6 +44,17 @@ def open_ledger(
         LedgerUnavailableError: the file cannot be opened or made, the server does not answer.
         LedgerError: what is there is no ledger that this version can read.
     """
+    opened = _opened(url, durability, unsafe_network_fs=unsafe_network_fs, namespace=namespace, clock=clock)
+    if faults := os.environ.get("PENSTOCK_FAIL"):
+        from penstock.ledger.faults import with_faults
+
+        return with_faults(opened, faults)
+    return opened
+
+
+def _opened(
+    url: str, durability: str, *, unsafe_network_fs: bool, namespace: str, clock: Callable[[], float] | None
+) -> Ledger:
     scheme, separator, rest = url.partition("://")
     if not separator:
         raise ConfigError(f"ledger {url!r} is not a URL; write sqlite:///{url.lstrip('/') or 'ledger.db'}")
