@@ -36,8 +36,8 @@ class Elsewhere:
         return min(_PASSED_ON_S * 2 ** max(0, self._times[job.id] - _PASSED_ON_TIMES), _UNKNOWN_S)
 
 
-def ending(job: Job, ended: Ended, elsewhere: Elsewhere) -> Transition | None:
-    """Return how the ledger is to be told; None where nothing may be written."""
+def ending(job: Job, ended: Ended, elsewhere: Elsewhere) -> Transition:
+    """Return how the ledger is to be told."""
     match ended.how:
         case "returned":
             return lifecycle.succeed(job.id, attempt=job.attempt, result=ended.result)
@@ -57,8 +57,10 @@ def ending(job: Job, ended: Ended, elsewhere: Elsewhere) -> Transition | None:
                 delay_s = elsewhere.delay_s(job)
                 return lifecycle.release(job.id, attempt=job.attempt, delay_s=delay_s, note=ended.error.message)
             return lifecycle.release(job.id, attempt=job.attempt)
-        case _:
-            return None
+        case "lost":
+            # Stopped because its lease could not be kept. Where nobody has taken the job meanwhile it is handed back,
+            # as an outage is no fault of its own; else the guard refuses this.
+            return lifecycle.release(job.id, attempt=job.attempt)
 
 
 def first_line(job: Job, ended: Ended) -> str | None:

@@ -19,7 +19,7 @@ from penstock.capture import Capture
 from penstock.claims import Claims
 from penstock.core.base import Applied
 from penstock.core.config import Config, seconds
-from penstock.core.exceptions import InvalidJobError, LedgerError
+from penstock.core.exceptions import InvalidJobError, JobNotFoundError, LedgerError, LedgerUnavailableError
 from penstock.endings import MISSING, Elsewhere, ending, first_line
 from penstock.heart import Heart, Owned
 from penstock.job import lifecycle
@@ -65,12 +65,14 @@ class Execution:
         """Set when the process has to go: what cannot finish is handed back."""
         self.heart = Heart(ledger, owner, config)
         self._counting = threading.Lock()
+        self._closed = False
         self._ledger = ledger
         self._writer = Writer(ledger)
         self._lease_s = seconds(config.lease.ttl)
-        self.claims = Claims(self._writer, self.heart, owner=owner, lease_s=self._lease_s, count=self._count)
+        self.claims = Claims(ledger, self._writer, self.heart, owner=owner, lease_s=self._lease_s, count=self._count)
         self._results = results
         self._children = children
+        self._refusals = Refusals(signer, config.limits, self._count)
         self._changed = changed
         self._listened = listened
 
@@ -141,6 +143,8 @@ class Execution:
 
     def close(self) -> None:
         """Stop beating, and writing."""
+        self._closed = True
+        self.claims.stop()
         self.heart.close()
         self._writer.close()
 
@@ -249,14 +253,13 @@ class Execution:
         if owned.reports:
             self.heart.flush(owned)
         transition = self._ending(owned, ended)
-        if transition is None:
-            return
+        repeats = self._ledger.repeats
 
         def done(applied: Applied | None, error: Exception | None) -> None:
             if error is not None:
                 self._unsettled(owned, transition, error)
             else:
-                self._settled(owned, transition, applied)
+                self._settled(owned, transition, applied, repeats)
 
         self._writer.submit(transition, done)
 
@@ -265,53 +268,65 @@ class Execution:
         if owned.reports:
             await bridge.in_thread(self.heart.flush, owned)
         transition = self._ending(owned, ended)
-        if transition is None:
-            return
+        repeats = self._ledger.repeats
         try:
             applied = await bridge.answer(partial(self._writer.post, transition))
         except Exception as error:  # noqa: BLE001 - whatever the ledger raised, the end of the attempt is still to tell
             self._unsettled(owned, transition, error)
         else:
             if self._listened():
-                await bridge.in_thread(self._settled, owned, transition, applied)
+                await bridge.in_thread(self._settled, owned, transition, applied, repeats)
             else:
-                self._settled(owned, transition, applied)
+                self._settled(owned, transition, applied, repeats)
 
-    def _ending(self, owned: Owned, ended: Ended) -> Transition | None:
+    def _ending(self, owned: Owned, ended: Ended) -> Transition:
         self._count(ended.how)
-        transition = ending(owned.job, ended, self.elsewhere)
-        if transition is None:
-            self._let_go(owned)
-        return transition
+        return ending(owned.job, ended, self.elsewhere)
 
     def _unsettled(self, owned: Owned, transition: Transition, error: Exception) -> None:
         logger.warning("could not record the end of job %s, trying again: %s", owned.job.id, error)
         threading.Thread(target=self._settle_again, args=(owned, transition), daemon=True).start()
 
     def _settle_again(self, owned: Owned, transition: Transition) -> None:
-        """Write a settlement whose reply was lost or never came, while the lease could still be ours."""
-        job = owned.job
-        until = time.monotonic() + self._lease_s
+        """Write a settlement whose reply was lost or never came.
+
+        However long the ledger is away: its guard refuses what comes too late, and until then the attempt is ours.
+        """
         pause_s = 0.05
-        while time.monotonic() < until:
+        while not self._closed:
             time.sleep(pause_s)
-            pause_s = min(2 * pause_s, 2.0)
+            pause_s = min(2 * pause_s, 1.0)
             try:
-                applied = self._ledger.apply(transition)
-                if applied is None:
-                    # Refused: final with my attempt means that it was me, and only the reply was lost.
-                    now = self._ledger.get(job.id)
-                    if now.attempt == job.attempt and now.state in (transition.to, transition.to_if_cancelled):
-                        applied = Applied(now.state)
-            except LedgerError as error:
-                logger.warning("could not record the end of job %s: %s", job.id, error)
+                applied = self._ledger.apply(transition) or self._mine_after_all(owned.job, transition)
+            except LedgerUnavailableError as error:
+                logger.info("could not record the end of job %s: %s", owned.job.id, error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, this attempt is not to stay for ever
+                logger.error("the end of job %s cannot be recorded: %s", owned.job.id, error)
+                break
             else:
-                self._settled(owned, transition, applied)
+                self._end_is_told(owned, transition, applied)
                 return
         self._count("unsettled")
+        self.claims.gave_up(owned)
         self._let_go(owned)
 
-    def _settled(self, owned: Owned, transition: Transition, applied: Applied | None) -> None:
+    def _mine_after_all(self, job: Job, transition: Transition) -> Applied | None:
+        """Of a refused settlement: a row that is as it would have left it, with my attempt, was written by me."""
+        try:
+            now = self._ledger.get(job.id)
+        except JobNotFoundError:
+            return None
+        mine = now.attempt == job.attempt and now.state in (transition.to, transition.to_if_cancelled)
+        return Applied(now.state) if mine else None
+
+    def _settled(self, owned: Owned, transition: Transition, applied: Applied | None, repeats: int) -> None:
+        if applied is None and self._ledger.repeats != repeats:
+            # The ledger was asked twice, and refused the second time: the first answer was lost.
+            threading.Thread(target=self._settle_again, args=(owned, transition), daemon=True).start()
+        else:
+            self._end_is_told(owned, transition, applied)
+
+    def _end_is_told(self, owned: Owned, transition: Transition, applied: Applied | None) -> None:
         self._let_go(owned)
         job = owned.job
         if applied is None:
@@ -321,7 +336,7 @@ class Execution:
             self._changed(job, transition)
 
     def _let_go(self, owned: Owned) -> None:
-        self.heart.owned.pop(owned.job.id, None)
+        self.heart.owned.pop(owned.key, None)
         owned.interrupt.close()
 
 

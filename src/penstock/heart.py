@@ -1,6 +1,7 @@
 """Keeps the leases of this process's running attempts, and tells their bodies when to stop.
 
-One daemon thread, never the loop or thread of a body: a body that blocks must not lose its lease.
+Two daemon threads, never the loop or thread of a body: a body that blocks must not lose its lease. One asks the ledger
+and may wait for it for long; the other asks nobody, so that deadlines and the end of a lease are kept all the same.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from penstock.body import Interrupt
@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger("penstock.heart")
 
 _LONGEST_WAIT_S = 0.5
+_TELL_EVERY_S = 10.0
 
 
 class Owned:
     """One attempt that this process owns. Instants are of the monotonic clock."""
 
-    __slots__ = ("deadline", "flushing", "interrupt", "job", "renewed", "reports", "sent")
+    __slots__ = ("deadline", "flushing", "gone", "interrupt", "job", "renewed", "reports", "sent")
 
     def __init__(self, job: Job, sent: float) -> None:
         self.job = job
@@ -40,14 +41,21 @@ class Owned:
         """When the heart throws the switch for a timeout; None where somebody else watches the time."""
         self.reports: list[Report] = []
         self.flushing = threading.Lock()
+        self.gone = False
+        """Whether the ledger has said that the attempt is no longer ours."""
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """The attempt: one job may be here twice, if it is not stopped when its lease is lost."""
+        return self.job.id, self.job.attempt
 
 
 class Heart:
     """Beats for every attempt in `owned`, watches deadlines and cancel requests, flushes reports."""
 
     def __init__(self, ledger: Ledger, owner: str, config: Config) -> None:
-        self.owned: dict[str, Owned] = {}
-        """By job id. Added and removed by `execution`; a dict operation is atomic, so without a lock."""
+        self.owned: dict[tuple[str, int], Owned] = {}
+        """By `Owned.key`. Added and removed by `execution`; a dict operation is atomic, so without a lock."""
         self.lost = 0
         self._ledger = ledger
         self._owner = owner
@@ -57,33 +65,42 @@ class Heart:
         self._poll_s = seconds(config.lease.cancel_poll)
         self._stops_on_loss = config.lease.on_lost == "stop"
         self._wake = threading.Event()
+        self._alarm = threading.Event()
         self._closed = False
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
+        self._silent_since: float | None = None
+        self._told_at = 0.0
 
     def start(self) -> None:
-        """Start the thread, once."""
-        if self._thread is not None:
+        """Start the threads, once."""
+        if self._threads:
             return
         with self._lock:
-            if self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._live, name="penstock-heart", daemon=True)
-                self._thread.start()
+            if not self._threads and not self._closed:
+                self._threads = [
+                    threading.Thread(target=self._live, name="penstock-heart", daemon=True),
+                    threading.Thread(target=self._watch, name="penstock-watch", daemon=True),
+                ]
+                for thread in self._threads:
+                    thread.start()
 
     def watch(self, owned: Owned, deadline: float) -> None:
         """Throw the attempt's switch with cause ``timeout`` when the monotonic clock shows ``deadline``."""
         owned.deadline = deadline
         if deadline - time.monotonic() < _LONGEST_WAIT_S:
-            self._wake.set()
+            self._alarm.set()
 
     def close(self) -> None:
         """Stop beating; what is owned still will be rescued by others when its lease is over."""
         with self._lock:
             self._closed = True
-            thread, self._thread = self._thread, None
+            threads, self._threads = self._threads, []
         self._wake.set()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(5)
+        self._alarm.set()
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(5)
 
     def flush(self, owned: Owned) -> None:
         """Write what an attempt has reported; what cannot be written is tried again at the next flush."""
@@ -99,68 +116,100 @@ class Heart:
                 owned.reports[:0] = reports
                 logger.warning("the reports of job %s wait: %s", owned.job.id, error)
 
-    def _live(self) -> None:
-        polled = 0.0
+    # -- what asks nobody ---------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
         while not self._closed:
-            self._wake.wait(self._pause_s())
-            self._wake.clear()
-            if not self.owned:
-                continue
+            self._alarm.wait(self._calm_s())
+            self._alarm.clear()
             now = time.monotonic()
-            attempts = list(self.owned.values())
-            for owned in attempts:
+            for owned in list(self.owned.values()):
                 if owned.deadline is not None and owned.deadline <= now:
                     owned.interrupt.set("timeout")
-                self.flush(owned)
-            self._safely(self._beat, attempts)
-            if now - polled >= self._poll_s:
-                polled = now
-                self._safely(self._ask_cancels, attempts)
-            self._fence(attempts)
+                if self._stops_on_loss and now >= self._fence_at(owned) and owned.interrupt.cause is None:
+                    # Before anybody else can start the job.
+                    self.lost += 1
+                    logger.warning(
+                        "job %s: its lease was not renewed for %.1f s; its body is stopped",
+                        owned.job.id, now - owned.renewed,
+                    )  # fmt: skip
+                    owned.interrupt.set("lost")
 
-    def _pause_s(self) -> float:
+    def _fence_at(self, owned: Owned) -> float:
+        return owned.renewed + self._ttl_s - self._margin_s
+
+    def _calm_s(self) -> float:
+        """How long nothing has to be stopped."""
+        alarms = [_LONGEST_WAIT_S]
         now = time.monotonic()
-        deadlines = [
-            o.deadline - now for o in list(self.owned.values()) if o.deadline is not None and not o.interrupt.cause
-        ]
-        return max(0.005, min([_LONGEST_WAIT_S, self._poll_s, self._beat_s / 2, *deadlines]))
+        for owned in list(self.owned.values()):
+            if owned.interrupt.cause is None:
+                if owned.deadline is not None:
+                    alarms.append(owned.deadline - now)
+                if self._stops_on_loss:
+                    alarms.append(self._fence_at(owned) - now)
+        return max(0.005, min(alarms))
 
-    def _safely(self, verb: Callable[[list[Owned]], None], attempts: list[Owned]) -> None:
-        try:
-            verb(attempts)
-        except LedgerError as error:
-            logger.warning("the ledger did not answer: %s", error)
+    # -- what asks the ledger -----------------------------------------------------------------------------------
+
+    def _live(self) -> None:
+        polled = 0.0
+        pause_s = max(0.005, min(_LONGEST_WAIT_S, self._poll_s, self._beat_s / 2))
+        while not self._closed:
+            self._wake.wait(pause_s)
+            self._wake.clear()
+            attempts = list(self.owned.values())
+            if not attempts:
+                continue
+            try:
+                self._beat(attempts)
+                now = time.monotonic()
+                if now - polled >= self._poll_s:
+                    self._ask_cancels(attempts)
+                    polled = now
+            except LedgerError as error:
+                self._note_silence(error)
+            else:
+                self._note_answer()
+                for owned in attempts:
+                    self.flush(owned)
+
+    def _note_silence(self, error: LedgerError) -> None:
+        now = time.monotonic()
+        if self._silent_since is None:
+            self._silent_since = now
+        if now - self._told_at >= _TELL_EVERY_S:
+            self._told_at = now
+            logger.warning("the ledger does not answer, leases cannot be renewed: %s", error)
+
+    def _note_answer(self) -> None:
+        if self._silent_since is not None:
+            logger.warning("the ledger answers again, after %.1f s", time.monotonic() - self._silent_since)
+            self._silent_since, self._told_at = None, 0.0
 
     def _beat(self, attempts: list[Owned]) -> None:
         now = time.monotonic()
-        due = [owned for owned in attempts if now - owned.sent >= self._beat_s]
+        due = [owned for owned in attempts if not owned.gone and now - owned.sent >= self._beat_s]
         if not due:
             return
-        for owned in due:
-            owned.sent = now
         beats = [lifecycle.beat(o.job.id, attempt=o.job.attempt, lease_s=self._ttl_s) for o in due]
-        for owned, applied in zip(due, self._ledger.apply_many(beats), strict=True):
+        # An error leaves them due: after an outage nobody may have to wait for a beat that lives.
+        answers = self._ledger.apply_many(beats)
+        for owned, applied in zip(due, answers, strict=True):
+            owned.sent = now
             if applied is not None:
                 owned.renewed = now
                 if applied.cancel_requested:
                     owned.interrupt.set("cancelled")
-            elif self.owned.get(owned.job.id) is owned:
+            elif self.owned.get(owned.key) is owned:
                 # Not ours any more: the sweeper took it, or it settled between the copy and the beat.
+                owned.gone = True
                 self.lost += 1
-                owned.interrupt.set("lost")
+                if self._stops_on_loss:
+                    owned.interrupt.set("lost")
 
     def _ask_cancels(self, attempts: list[Owned]) -> None:
         asked = set(self._ledger.cancel_requests(self._owner))
         for owned in attempts:
-            if (owned.job.id, owned.job.attempt) in asked:
+            if owned.key in asked:
                 owned.interrupt.set("cancelled")
-
-    def _fence(self, attempts: list[Owned]) -> None:
-        """Stop the bodies whose lease is about to end unrenewed, before anybody else can start them."""
-        if not self._stops_on_loss:
-            return
-        now = time.monotonic()
-        for owned in attempts:
-            if now - owned.renewed > self._ttl_s - self._margin_s:
-                self.lost += 1
-                owned.interrupt.set("lost")

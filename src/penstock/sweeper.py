@@ -30,6 +30,46 @@ logger = logging.getLogger("penstock.sweeper")
 
 _PURGE_EVERY_S = 600.0
 _PURGE_BATCH = 500
+_WARM_UP = 1 / 2
+_LONGEST_GAP = 1 / 4
+_PROBE_EVERY = 1 / 20
+_PROBE = "probe"
+"""Parts of a lease: how long the ledger must have been well before anybody is rescued, how long it may be away without
+that a live owner could lose a lease by it, and how often it is asked. And the id of no job."""
+
+
+class WarmUp:
+    """Whether a lease that is over tells of a dead owner, and not of a ledger that nobody could reach.
+
+    After an outage all leases look over at once, although their owners live. They beat again within a second of its
+    end; who rescues must give them that time, also where it did not see the outage: it has just been started, or was
+    frozen itself. So leases count from when the ledger has taken writes for half a lease without a gap: reads alone do
+    not tell, as SQLite answers them while another program holds the write lock. A dead owner costs this wait nothing
+    where a sweeper was there when it died, or came soon after: its lease lasts longer than that.
+    """
+
+    def __init__(self, lease_s: float) -> None:
+        self._lease_s = lease_s
+        self._well_since: float | None = None
+        self._answered: float | None = None
+
+    def due(self, now: float) -> bool:
+        """Whether it is time to ask the ledger again."""
+        return self._answered is None or now - self._answered >= self._lease_s * _PROBE_EVERY
+
+    def answered(self, now: float) -> None:
+        """Note that the ledger has taken a write."""
+        if self._answered is None or now - self._answered > self._lease_s * _LONGEST_GAP:
+            self._well_since = now
+        self._answered = now
+
+    def over(self, now: float) -> bool:
+        """Whether leases count."""
+        if self._well_since is None or self._answered is None:
+            return False
+        return (
+            now - self._answered <= self._lease_s * _LONGEST_GAP and now - self._well_since >= self._lease_s * _WARM_UP
+        )
 
 
 class Sweeper:
@@ -51,8 +91,7 @@ class Sweeper:
             State.FAILED: seconds(config.history.keep_failed),
             State.CANCELLED: seconds(config.history.keep_failed),
         }
-        self._healthy_since: float | None = None
-        self._seen_outage = False
+        self._warm_up = WarmUp(self._lease_s)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -84,13 +123,8 @@ class Sweeper:
     def rescue(self) -> int:
         """T7 for every running job whose lease is over; return how many were taken from their dead owners.
 
-        After an outage of the ledger all leases look over at once, although their owners live: nothing is rescued
-        until the ledger has answered for one whole lease.
+        The thread waits for the `WarmUp` before it calls this.
         """
-        if self._seen_outage and (
-            self._healthy_since is None or time.monotonic() - self._healthy_since < self._lease_s
-        ):
-            return 0
         jobs = self._ledger.expired(self._batch)
         rescues = [
             lifecycle.rescue(
@@ -139,23 +173,35 @@ class Sweeper:
 
     def _sweep(self, each_time: Callable[[], None]) -> None:
         next_rescue = 0.0
-        next_purge = time.monotonic() + _PURGE_EVERY_S * random.uniform(0.01, 0.1)  # noqa: S311 - spreads load
+        next_purge = _clock() + _PURGE_EVERY_S * random.uniform(0.01, 0.1)  # noqa: S311 - spreads load
         while not self._stop.is_set():
             try:
-                now = time.monotonic()
+                self._ask()
                 self.publish_due()
-                if self._healthy_since is None:
-                    self._healthy_since = now
                 each_time()
-                if now >= next_rescue:
+                now = _clock()
+                if now >= next_rescue and self._warm_up.over(now):
                     self.rescue()
                     next_rescue = now + self._interval_s * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load
                 if now >= next_purge:
                     self.purge()
                     next_purge = now + _PURGE_EVERY_S
             except LedgerError as error:
-                self._healthy_since, self._seen_outage = None, True
                 logger.warning("the ledger did not answer the sweep: %s", error)
             except Exception:
                 logger.exception("the sweep failed; it goes on")
             self._stop.wait(self._due_interval_s)
+
+    def _ask(self) -> None:
+        if self._warm_up.due(_clock()):
+            # A write that changes nothing, but cannot be made where a heartbeat could not either.
+            self._ledger.apply(lifecycle.beat(_PROBE, attempt=0, lease_s=0.0))
+            self._warm_up.answered(_clock())
+
+
+def _clock() -> float:
+    """Return seconds that also pass while the machine sleeps, as leases do."""
+    return time.clock_gettime(_BOOTTIME) if _BOOTTIME is not None else time.monotonic()
+
+
+_BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)  # Linux

@@ -139,6 +139,7 @@ class Worker:
         until = time.monotonic() + self._grace_s
         self.queue.sweeper.stop()
         self.queue.gateway.stop()
+        self.queue.execution.claims.stop()
         while not self._done.wait(0.02):
             if self._signals > 1:
                 return False

@@ -200,6 +200,13 @@ class Ledger(ABC):
     other trouble, with the driver's exception in ``__cause__``.
     """
 
+    @property
+    def repeats(self) -> int:
+        """How often a call was sent anew because its answer was lost: while it grows, one's own first try may be what
+        a transition was refused for.
+        """  # noqa: D205 - one promise, two lines
+        return 0
+
     @abstractmethod
     def now(self) -> datetime:
         """Return the ledger's own time, aware UTC."""

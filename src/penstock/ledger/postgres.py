@@ -49,6 +49,11 @@ class PostgresLedger(Ledger):
     def _values(self, **values: Any) -> dict[str, Any]:
         return values if self._clock is None else {**values, "now": self._clock()}
 
+    @property
+    def repeats(self) -> int:
+        """See `Ledger.repeats`."""
+        return self._server.repeats
+
     def now(self) -> datetime:
         """See `Ledger.now`."""
         ((now,),) = self._rows("SELECT :now")

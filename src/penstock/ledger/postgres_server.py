@@ -30,7 +30,7 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 _SCHEMA = re.compile(r"[A-Za-z0-9_.-]{1,63}", re.ASCII)
 _TRIES = 4
 _POOL = 10
-_WAIT_S = 5.0
+_WAIT_S, _LOOK_S = 5.0, 0.5
 _DEFAULTS = {
     "connect_timeout": "5",
     "fallback_application_name": "penstock",
@@ -70,6 +70,7 @@ class PostgresServer:
             ) from error
         self._conninfo = conninfo.make_conninfo(address, **{k: v for k, v in _DEFAULTS.items() if k not in given})
         self._closed = False
+        self.repeats = 0
         self._forget()
         with self._told(), psycopg.connect(self._conninfo, autocommit=True) as connection:
             self.identity = postgres_schema.prepare(connection, self.schema, f"ledger {self.url}")
@@ -92,6 +93,7 @@ class PostgresServer:
                         raise
                 finally:
                     pool.putconn(connection)
+                self.repeats += 1
                 pool.check()  # what broke one connection has mostly broken the others
                 time.sleep(0.02 * 2**number * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
         raise AssertionError("unreachable")
@@ -117,12 +119,15 @@ class PostgresServer:
             return work(cast("Connection", theirs))
 
     def _connect(self, pool: ConnectionPool[Connection]) -> Connection:
-        try:
-            return pool.getconn()
-        except PoolTimeout:
-            # The pool does not say why; a connection of one's own does.
-            psycopg.connect(self._conninfo, autocommit=True).close()
-            raise
+        until = time.monotonic() + _WAIT_S
+        while True:
+            try:
+                return pool.getconn(timeout=_LOOK_S)
+            except PoolTimeout:
+                # The pool does not say why, and waits on although the server is away; a connection of one's own does.
+                psycopg.connect(self._conninfo, autocommit=True).close()
+                if time.monotonic() > until:
+                    raise
 
     def _open_pool(self) -> ConnectionPool[Connection]:
         if self._closed:

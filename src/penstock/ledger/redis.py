@@ -57,6 +57,11 @@ class RedisLedger(Ledger):
     def _row(self, job_id: str) -> str:
         return f"{self._prefix}job:{job_id}"
 
+    @property
+    def repeats(self) -> int:
+        """See `Ledger.repeats`."""
+        return self._server.repeats
+
     def now(self) -> datetime:
         """See `Ledger.now`."""
         if self._clock is not None:

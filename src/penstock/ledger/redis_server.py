@@ -71,6 +71,7 @@ class RedisServer:
         self.prefix = f"{{{namespace}}}:"
         self._address, self._namespace = address, namespace
         self._closed = False
+        self.repeats = 0
         try:
             self._client = redis.Redis.from_pool(
                 redis_client.pool(
@@ -99,6 +100,7 @@ class RedisServer:
                     late = time.monotonic() - started > _PATIENCE_S
                     if number == _TRIES - 1 or late or isinstance(error, _NEVER_AGAIN):
                         raise
+                self.repeats += 1
                 time.sleep(0.05 * 2**number * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
         raise AssertionError("unreachable")
 
