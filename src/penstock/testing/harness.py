@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
+import tempfile
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -20,7 +20,7 @@ import msgspec
 
 from penstock.client import JobQueue
 from penstock.core.config import Config, LeaseConfig, SweepConfig, WorkerConfig
-from penstock.testing import services
+from penstock.testing import mould, services
 
 if TYPE_CHECKING:
     import pytest
@@ -99,15 +99,11 @@ class WorkerProcess:
 
     def __init__(self, queue: JobQueue, *arguments: str, **environ: str) -> None:
         self._queue = queue
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "penstock", "worker", *arguments],
-            cwd=queue.root,
-            env={**_clean_environment(), **environment(queue.config), **environ},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        handle, name = tempfile.mkstemp(prefix="worker-", suffix=".log", dir=queue.root)
+        os.close(handle)
+        self._log = Path(name)
+        environ = {**_clean_environment(), **environment(queue.config), **environ}
+        self.process = mould.start(["worker", *arguments], cwd=queue.root, environ=environ, output=self._log)
         self.output = ""
 
     @property
@@ -136,10 +132,9 @@ class WorkerProcess:
 
     def wait(self, timeout_s: float = 30.0) -> int:
         """Wait for the end and return the exit code; `output` then holds what was printed."""
-        printed, _ = self.process.communicate(timeout=timeout_s)
-        if printed:
-            self.output += printed.decode(errors="replace")
-        return self.process.returncode
+        code = self.process.wait(timeout_s)
+        self.output = self._log.read_text(errors="replace")
+        return code
 
     def stop(self) -> None:
         """End it in good order, and by force if it does not. May be called again."""
