@@ -38,13 +38,19 @@ class Asking(Generic[M]):
 
     ``fetch(count)`` takes at most ``count`` messages, the best first, and waits a short while if there is none. It is
     called by one thread at a time, not after `stop`, and again after a rest when it raises. ``claim_ahead`` is called
-    with what it returned, if that is more than one.
+    with what it returned, if that is more than one; ``on_contact`` each time that it has returned.
     """
 
-    def __init__(self, fetch: Callable[[int], Sequence[M]], claim_ahead: Callable[[Sequence[M]], None]) -> None:
+    def __init__(
+        self,
+        fetch: Callable[[int], Sequence[M]],
+        claim_ahead: Callable[[Sequence[M]], None],
+        on_contact: Callable[[], None],
+    ) -> None:
         self.stopping = threading.Event()
         self._fetch = fetch
         self._claim_ahead = claim_ahead
+        self._on_contact = on_contact
         self._waiting: deque[_Waiting[M]] = deque()
         self._lock = threading.Lock()
 
@@ -84,6 +90,7 @@ class Asking(Generic[M]):
         messages: Sequence[M] = ()
         try:
             messages = self._fetch(len(self._waiting))
+            self._on_contact()
             if len(messages) > 1:
                 self._claim_ahead(messages)
         except Exception as error:  # noqa: BLE001 - an outage must not end the thread

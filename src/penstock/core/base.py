@@ -78,6 +78,11 @@ class WorkOrder(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int
     on_ready: Callable[[], None]
     """Call once, when messages are being taken."""
+    on_contact: Callable[[], None] = lambda: None
+    """Call each time the broker has answered who asks for messages, also that there is none: at least every few
+    seconds while there is room for one. A backend that does is known to be deaf when it no longer does."""
+    on_turn: Callable[[], None] = lambda: None
+    """Called by the room that runs an async backend, each time its loop has turned; no backend need call it."""
 
 
 class _AnyBackend(ABC):
@@ -132,7 +137,8 @@ class Backend(_AnyBackend):
         """Take messages and pass each to ``context.execute`` until `stop`; touch no signal handler.
 
         Returns when everything taken has been dealt with. The engine's own retries, timeouts, results and
-        schedules are off.
+        schedules are off. A connection that falls silent (no end, no error) is given up within a bound that the
+        backend states, and another is opened.
         """
 
     @abstractmethod

@@ -17,3 +17,5 @@ class ArqSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     lock_s: float = 30.0
     """How long after its worker's last sign of life a message goes to another; ARQ's own lock is never renewed."""
     connect_timeout_s: float = 5.0
+    answer_timeout_s: float = 20.0
+    """How long Redis may take to answer before its connection counts as lost, and another is opened."""

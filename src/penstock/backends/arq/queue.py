@@ -94,7 +94,10 @@ class ArqBackend(AsyncBackend):
         settings: Any = self.context.settings
         try:
             pool = redis_client.async_pool(
-                self._url, namespace=self._namespace, connect_timeout_s=settings.connect_timeout_s
+                self._url,
+                namespace=self._namespace,
+                connect_timeout_s=settings.connect_timeout_s,
+                socket_timeout=settings.answer_timeout_s,
             )
         except ValueError as error:
             raise ConfigError(f"{mask_url(self.context.url)}: {error}") from error
@@ -156,7 +159,7 @@ class ArqBackend(AsyncBackend):
         with self._told():
             self._workers = Workers(self._redis, names, self.context, settings, order)
             try:
-                await self._workers.work(order.on_ready)
+                await self._workers.work()
             finally:
                 self._workers = None
 

@@ -147,7 +147,7 @@ class Workers:
         self._execute = context.aexecute
         self._refuse = context.refuse
         self._settings = settings
-        self._concurrency = order.concurrency
+        self._order = order
         self._running: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._stopped = False
@@ -163,13 +163,13 @@ class Workers:
         if line is not None and self._settings.mirror_failures:
             raise MirroredFailure(line)
 
-    async def work(self, on_ready: Callable[[], None]) -> None:
+    async def work(self) -> None:
         """Take messages until `stop`; returns when what runs has ended. An outage is waited for.
 
         Raises what redis-py raises if Redis cannot be reached at the start, and for any trouble that is no outage.
         """
         await self._look()
-        on_ready()
+        self._order.on_ready()
         renewing = asyncio.create_task(self._renew())
         outages = 0
         try:
@@ -190,10 +190,12 @@ class Workers:
     async def _look(self) -> None:
         """Take what there is room for, of a queue only what those before it leave free."""
         for worker in self._workers:
-            free = self._concurrency - len(self._running)
+            free = self._order.concurrency - len(self._running)
             if free <= 0:
                 return
-            for task in await worker.take(free):
+            found = await worker.take(free)
+            self._order.on_contact()
+            for task in found:
                 self._running.add(task)
                 task.add_done_callback(self._ended)
 

@@ -50,6 +50,8 @@ class OrderedBroker(RabbitmqBroker):
         except ValueError as error:
             raise ConfigError(f"dramatiq+amqp: {error}") from None
         self.wake_exchange = f"{context.namespace}:wake"
+        # pika gives a silent connection up after one to two times the heartbeat and 5 s (pika 1.4: `HeartbeatChecker`).
+        self.heartbeat_s = max(1, int(self.settings.answer_timeout_s / 2 - 5))
         self._lock = threading.Lock()
         self._channel: Any = None
         self._declared: set[str] = set()
@@ -59,12 +61,12 @@ class OrderedBroker(RabbitmqBroker):
         # A name that ends so is never that of the dead letters of another, ``<queue>.XQ``.
         return f"{self.context.namespace}:{queue}:jobs"
 
-    def connect(self, *, heartbeat_s: int) -> Any:
+    def connect(self) -> Any:
         """Open a connection of its own, to the first server of the URL that answers."""
         found: Any = self.parameters
         chosen = [copy.copy(one) for one in (found if isinstance(found, list) else [found])]
         for parameters in chosen:
-            parameters.heartbeat = heartbeat_s
+            parameters.heartbeat = self.heartbeat_s
             parameters.socket_timeout = parameters.stack_timeout = self.settings.connect_timeout_s
             parameters.blocked_connection_timeout = _BLOCKED_S
         return pika.BlockingConnection(chosen)
@@ -83,8 +85,9 @@ class OrderedBroker(RabbitmqBroker):
                     return say(self._channel)
                 except AMQPError:
                     self._hang_up()
-            # This connection is looked at by nobody while it is idle: it could not answer heartbeats.
-            self._channel = self.connect(heartbeat_s=0).channel()
+            # Nobody answers heartbeats while this connection is idle: RabbitMQ closes it, the next verb opens another.
+            # Without heartbeats a verb would wait for ever on a connection that has fallen silent.
+            self._channel = self.connect().channel()
             self._channel.tx_select()
             self._channel.exchange_declare(self.wake_exchange, "fanout", auto_delete=False)
             try:

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from penstock.backends.dramatiq.amqp_broker import OrderedBroker
     from penstock.core.base import WorkOrder
 
-_HEARTBEAT_S = 30
-
 
 class AmqpTaker(Taker):
     """Has one queue pushed over a connection of its own, at most as many messages as there are free threads.
@@ -36,9 +34,9 @@ class AmqpTaker(Taker):
     """
 
     def __init__(self, broker: OrderedBroker, order: WorkOrder) -> None:
-        super().__init__(broker.context, [broker.native(queue) for queue in order.queues])
+        super().__init__(broker.context, [broker.native(queue) for queue in order.queues], order)
         self.broker = broker
-        self.beat_s = min(_HEARTBEAT_S / 2, self.settings.ack_after_s / 2)
+        self.beat_s = min(broker.heartbeat_s / 2, self.settings.ack_after_s / 2)
         self._threads = order.concurrency
         self._busy = 0
         """Messages that have come and not ended, over whichever connection."""
@@ -120,7 +118,7 @@ class AmqpTaker(Taker):
             raise
 
     def _connect(self) -> None:
-        self._connection = self.broker.connect(heartbeat_s=_HEARTBEAT_S)
+        self._connection = self.broker.connect()
         channel = self._connection.channel()
         self._begin(channel)
         for queue in self.queues:

@@ -22,3 +22,5 @@ class DramatiqSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     poll_s: float = 0.25
     """How soon an idle worker looks again if nothing wakes it."""
     connect_timeout_s: float = 5.0
+    answer_timeout_s: float = 20.0
+    """How long Redis or RabbitMQ may take to answer before its connection counts as lost, and another is opened."""

@@ -85,7 +85,12 @@ class OrderedBroker(RedisBroker):
         namespace = key_namespace(url, context.namespace)
         try:
             client: Any = redis.Redis.from_pool(
-                redis_client.pool(url, namespace=namespace, connect_timeout_s=settings.connect_timeout_s)
+                redis_client.pool(
+                    url,
+                    namespace=namespace,
+                    connect_timeout_s=settings.connect_timeout_s,
+                    socket_timeout=settings.poll_s + settings.answer_timeout_s,
+                )
             )
         except ValueError as error:
             raise ConfigError(f"dramatiq+redis: {error}") from None
@@ -135,7 +140,7 @@ class OrderedBroker(RedisBroker):
 
     def taker(self, order: WorkOrder) -> RedisTaker:
         """Make what takes messages."""
-        return RedisTaker(self, [band for queue in order.queues for band in self.bands(queue)])
+        return RedisTaker(self, order)
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -149,8 +154,8 @@ class OrderedBroker(RedisBroker):
 class RedisTaker(Taker):
     """One script for all queues, and for all that has ended."""
 
-    def __init__(self, broker: OrderedBroker, queues: Sequence[str]) -> None:
-        super().__init__(broker.context, queues)
+    def __init__(self, broker: OrderedBroker, order: WorkOrder) -> None:
+        super().__init__(broker.context, [band for queue in order.queues for band in broker.bands(queue)], order)
         self.broker = broker
         self.beat_s = self.settings.heartbeat_s
 

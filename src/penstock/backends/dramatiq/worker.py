@@ -61,13 +61,13 @@ class Taker(ABC):
 
     beat_s: float
 
-    def __init__(self, context: BackendContext, queues: Sequence[str]) -> None:
+    def __init__(self, context: BackendContext, queues: Sequence[str], order: WorkOrder) -> None:
         self.context = context
         self.settings: Any = context.settings
         self.queues = tuple(queues)
         self.ended: deque[Delivery] = deque()
         """Filled by the worker threads, emptied by `take`."""
-        self.asking = Asking(self.take, self._claim_ahead)
+        self.asking = Asking(self.take, self._claim_ahead, order.on_contact)
 
     def decoded(self, data: bytes, delivery: Delivery) -> MessageProxy | None:
         """Read a message; one that is not ours has ended. Its own options are dropped: they could delay or pipe it."""

@@ -16,3 +16,5 @@ class HueySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Redis: how long one blocking look for a message takes; a stop waits for it."""
     connect_timeout_s: float = 5.0
     """Redis: how long a connection may take to open."""
+    answer_timeout_s: float = 20.0
+    """How long Redis may take to answer before its connection counts as lost, and another is opened."""

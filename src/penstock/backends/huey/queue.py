@@ -94,7 +94,7 @@ class HueyBackend(Backend):
         huey = self._huey
         with self._told():
             self._storage.listen([self._native(queue) for queue in order.queues])
-        huey.asking = Asking(huey.fetch, self.context.claim_ahead)
+        huey.asking = Asking(huey.fetch, self.context.claim_ahead, order.on_contact)
         self._consumer = QuietConsumer(huey, workers=order.concurrency, periodic=False)
         self._consumer.start()
         order.on_ready()

@@ -66,7 +66,12 @@ class RedisQueueStorage(PriorityRedisStorage):
     def __init__(self, name: str, url: str, settings: Any) -> None:
         """Raises `ConfigError` for a URL that redis-py cannot read; opens nothing."""
         try:
-            pool = redis_client.pool(url, namespace=name, connect_timeout_s=settings.connect_timeout_s)
+            pool = redis_client.pool(
+                url,
+                namespace=name,
+                connect_timeout_s=settings.connect_timeout_s,
+                socket_timeout=settings.block_s + settings.answer_timeout_s,
+            )
         except ValueError as error:
             raise ConfigError(f"huey+redis: {error}") from None
         super().__init__(name, clean_name=False, connection_pool=pool, read_timeout=settings.block_s)

@@ -27,3 +27,5 @@ class RqSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     block_s: float = 0.5
     """How long one blocking look for a message takes; a stop waits for it."""
     connect_timeout_s: float = 5.0
+    answer_timeout_s: float = 20.0
+    """How long Redis may take to answer before its connection counts as lost, and another is opened."""

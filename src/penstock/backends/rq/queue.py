@@ -89,7 +89,11 @@ class RqBackend(Backend):
         self._worker: ThreadWorker | None = None
         try:
             self._redis: Any = redis.Redis.from_pool(
-                redis_client.pool(context.url.partition("+")[2], connect_timeout_s=settings.connect_timeout_s)
+                redis_client.pool(
+                    context.url.partition("+")[2],
+                    connect_timeout_s=settings.connect_timeout_s,
+                    socket_timeout=settings.block_s + settings.answer_timeout_s,
+                )
             )
         except ValueError as error:
             raise ConfigError(f"{self._where}: {error}") from None
@@ -152,7 +156,7 @@ class RqBackend(Backend):
             names = [name for queue in order.queues for name in self._bands(queue)]
             self._worker = ThreadWorker(self.context, names, connection=self._redis)
             try:
-                self._worker.serve(order.concurrency, order.on_ready)
+                self._worker.serve(order)
             finally:
                 self._worker = None
 

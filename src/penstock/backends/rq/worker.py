@@ -37,7 +37,7 @@ from penstock.job.models import Message
 
 if TYPE_CHECKING:
     from penstock.backends.rq.config import RqSettings
-    from penstock.core.base import BackendContext
+    from penstock.core.base import BackendContext, WorkOrder
 
 logger = logging.getLogger("penstock.backends.rq")
 logging.getLogger("rq.worker").setLevel(logging.WARNING)  # RQ sets INFO, and tells of each cleaning of each queue
@@ -67,9 +67,9 @@ class ThreadWorker(SimpleWorker):
 
     def __init__(self, context: BackendContext, queues: Sequence[str], *, connection: Any) -> None:
         name = f"{context.namespace}.{os.uname().nodename}.{os.getpid()}.{secrets.token_hex(3)}"
-        super().__init__(list(queues), name=name, connection=connection, serializer=JSONSerializer)
         settings: Any = context.settings
-        self.settings: RqSettings = settings
+        self.settings: RqSettings = settings  # first: what follows asks for `connection_timeout`
+        super().__init__(list(queues), name=name, connection=connection, serializer=JSONSerializer)
         self.stopping = threading.Event()
         self._execute = context.execute
         self._refuse = context.refuse
@@ -78,22 +78,24 @@ class ThreadWorker(SimpleWorker):
         self._running: dict[str, tuple[Job, Execution]] = {}
         self._suspended_seen_at = 0.0
         self._cleaned_at = 0.0
+        self._contact: Callable[[], None] = lambda: None
         self._fault: Exception | None = None
 
-    def serve(self, concurrency: int, on_ready: Callable[[], None]) -> None:
+    def serve(self, order: WorkOrder) -> None:
         """Run jobs until `stopping` is set, and return when the last has ended. This thread beats for all.
 
         An outage of the broker is waited out; what is a fault of this code, or of an RQ that it does not fit, ends
         the worker and is raised.
         """
+        self._contact = order.on_contact
         self.register_birth()
         threads = [
             threading.Thread(target=self._serve, name=f"penstock-rq-{number}", daemon=True)
-            for number in range(concurrency)
+            for number in range(order.concurrency)
         ]
         for thread in threads:
             thread.start()
-        on_ready()
+        order.on_ready()
         for thread in threads:
             while thread.is_alive():
                 self._beat()
@@ -133,6 +135,7 @@ class ThreadWorker(SimpleWorker):
             if self.stopping.is_set() or self._is_suspended():
                 return None
             taken: Any = self.connection.blpop(list(self._keys), timeout=self.settings.block_s)
+        self._contact()
         if taken is None:
             return None
         key, message_id = taken
@@ -220,6 +223,11 @@ class ThreadWorker(SimpleWorker):
                 if _ONE_CURRENT_JOB:
                     self.set_current_job_id(None, pipeline=pipe)
             pipe.execute()
+
+    @property
+    def connection_timeout(self) -> int:
+        """RQ raises a socket timeout that is under this; its own figure would notice a silent server after 415 s."""
+        return math.ceil(self.settings.block_s + self.settings.answer_timeout_s)
 
     # -- heartbeats and maintenance -----------------------------------------------------------------------------
 

@@ -15,5 +15,7 @@ class SaqSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     heartbeat_s: int = 60
     """How long after its worker's last sign of life SAQ forgets a job. The ledger's lease decides the rest."""
     connect_timeout_s: float = 5.0
+    answer_timeout_s: float = 20.0
+    """How long Redis or Postgres may take to answer before its connection counts as lost, and another is opened."""
     postgres_connections: int = 10
     """The most connections that a process holds open on Postgres."""

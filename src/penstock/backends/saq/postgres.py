@@ -45,6 +45,34 @@ _TIDY_JOBS = "delete from saq_jobs where queue = %s and status <> 'queued' and e
 _TIDY_STATS = "delete from saq_stats where expire_at < %s"
 
 
+class _Connection(AsyncConnection[Any]):
+    """Gives up a server that does not answer; psycopg would wait for ever, as libpq does."""
+
+    patience_s: float
+
+    async def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
+        """Wait for what libpq waits for. Raises OperationalError when nothing has come for too long."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        silent = False
+
+        def give_up() -> None:
+            nonlocal silent
+            silent = True
+            self.pgconn.finish()  # first: of an open connection psycopg would ask the same server to cancel
+            if task is not None:
+                task.cancel()
+
+        timer = loop.call_later(self.patience_s, give_up)
+        try:
+            return await super().wait(gen, *args, **options)
+        except BaseException as error:
+            if not silent or task is None or task.uncancel():
+                raise
+            raise OperationalError(f"no answer for {self.patience_s:g} s") from error
+        finally:
+            timer.cancel()
+
+
 class PostgresLane(Lane, PostgresQueue):
     """A queue of ours in SAQ's table."""
 
@@ -74,6 +102,9 @@ class PostgresBackend(SaqBackend):
         self._opening = asyncio.Lock()
         self._pool: Any = None
         self._ear: AsyncConnection[Any] | None = None
+        self._ear_tried_at = 0.0
+        patience_s = self.settings.answer_timeout_s
+        self._connection_class: type[_Connection] = type("Connection", (_Connection,), {"patience_s": patience_s})
 
     def new_lane(self, queue: str) -> PostgresLane:
         """See `SaqBackend.new_lane`; after `_connect`."""
@@ -91,7 +122,14 @@ class PostgresBackend(SaqBackend):
                 async with await self._connection() as first:
                     await first.execute("select pg_advisory_lock(hashtext('penstock:saq'))")
                     timeout_s, most = self.settings.connect_timeout_s, self.settings.postgres_connections
-                    pool: Any = AsyncConnectionPool(self.url, min_size=1, max_size=most, open=False, timeout=timeout_s)
+                    pool: Any = AsyncConnectionPool(
+                        self.url,
+                        connection_class=self._connection_class,
+                        min_size=1,
+                        max_size=most,
+                        open=False,
+                        timeout=timeout_s,
+                    )
                     await pool.open()
                     await PostgresLane(pool, "", self.settings).init_db()
                 self._pool = pool
@@ -99,7 +137,7 @@ class PostgresBackend(SaqBackend):
 
     async def _connection(self) -> AsyncConnection[Any]:
         timeout_s = max(2, int(self.settings.connect_timeout_s))
-        return await AsyncConnection.connect(self.url, autocommit=True, connect_timeout=timeout_s)
+        return await self._connection_class.connect(self.url, autocommit=True, connect_timeout=timeout_s)
 
     def _key(self, name: str) -> str:
         # The table is one, whichever project's.
@@ -150,9 +188,13 @@ class PostgresBackend(SaqBackend):
             self._ear = await self._connection()
             for queue in queues:
                 await self._ear.execute(SQL("listen {}").format(self.lane(queue).channel))
-        else:
-            async for _ in self._ear.notifies(timeout=_WAIT_S, stop_after=1):
-                pass
+            self._ear_tried_at = time.monotonic()
+            return
+        if time.monotonic() - self._ear_tried_at > self.settings.answer_timeout_s:
+            await self._ear.execute("select 1")  # who only listens never hears that nobody is there
+            self._ear_tried_at = time.monotonic()
+        async for _ in self._ear.notifies(timeout=_WAIT_S, stop_after=1):
+            pass
 
     async def close(self) -> None:
         """See `Backend.close`."""

@@ -106,9 +106,13 @@ class RedisBackend(SaqBackend):
         super().__init__(context)
         self._namespace = key_namespace(self.url, context.namespace)
         self._known = f"penstock:{self._namespace}:saq-queues"
-        timeout_s = self.settings.connect_timeout_s
         try:
-            pool = redis_client.async_pool(self.url, namespace=self._namespace, connect_timeout_s=timeout_s)
+            pool = redis_client.async_pool(
+                self.url,
+                namespace=self._namespace,
+                connect_timeout_s=self.settings.connect_timeout_s,
+                socket_timeout=_WAIT_S + self.settings.answer_timeout_s,
+            )
         except ValueError as error:
             raise ConfigError(f"{mask_url(context.url)}: {error}") from error
         self._redis: Any = aioredis.Redis.from_pool(pool)

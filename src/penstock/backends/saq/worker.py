@@ -105,6 +105,7 @@ class LanesWorker(Worker[Any]):
     async def _look(self) -> None:
         try:
             self._taken.extend(await self._backend.take(self._order.queues, self._idle))
+            self._order.on_contact()
             if not self._taken:
                 await self._until_quit(self._backend.wait(self._order.queues))
             self._outages = 0

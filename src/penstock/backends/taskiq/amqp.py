@@ -23,7 +23,7 @@ from penstock.backends.taskiq.broker import OneTaskBroker, Taken, native
 from penstock.backends.taskiq.config import TaskiqSettings
 from penstock.job.models import Message
 
-_WAIT_S = 30.0
+_WAIT_S = 5.0
 
 
 class AmqpBroker(OneTaskBroker):
@@ -48,7 +48,9 @@ class AmqpBroker(OneTaskBroker):
             if self._channel is not None and not self._channel.is_closed:
                 return
             await self.disconnect()
-            self._connection = Connection(make_url(self.url))
+            # aiormq 7.2 gives a silent connection up after three times the heartbeat and a second.
+            heartbeat_s = max(1, int(self.settings.answer_timeout_s / 3 - 1))
+            self._connection = Connection(make_url(self.url, heartbeat=heartbeat_s))
             try:
                 await self._connection.connect(timeout=self.settings.connect_timeout_s)
             except BaseException:
@@ -79,11 +81,19 @@ class AmqpBroker(OneTaskBroker):
             await self._queue(queue)
         exchange = self._channel.default_exchange
         try:
-            async with asyncio.timeout(self.settings.verb_timeout_s):
+            async with asyncio.timeout(self.settings.answer_timeout_s):
                 await asyncio.gather(*(self._publish(exchange, each) for each in messages))
+        except TimeoutError:
+            await self.disconnect()  # it looks connected until aiormq has missed its heartbeats
+            raise
         except Exception:
             self._declared.clear()  # somebody may have deleted a queue
             raise
+        except asyncio.CancelledError as error:
+            # So ends, with aiormq 7.2, what waits on a connection that it has given up.
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            raise ChannelInvalidStateError("the connection was lost") from error
 
     async def _publish(self, exchange: Any, each: Message) -> None:
         message = aio_pika.Message(
@@ -100,7 +110,7 @@ class AmqpBroker(OneTaskBroker):
     async def depth(self, queue: str) -> int:
         """See `OneTaskBroker.depth`."""
         await self.connect()
-        declared = await (await self._queue(queue)).declare(timeout=self.settings.verb_timeout_s)
+        declared = await (await self._queue(queue)).declare(timeout=self.settings.answer_timeout_s)
         return declared.message_count or 0
 
     async def take(self, room: int) -> Sequence[Taken]:
@@ -136,7 +146,9 @@ class AmqpBroker(OneTaskBroker):
     async def _pull(self, queues: Sequence[Any], most: int) -> list[Any]:
         found: list[Any] = []
         for queue in queues:
-            while len(found) < most and (message := await queue.get(fail=False, timeout=self.settings.verb_timeout_s)):
+            while len(found) < most and (
+                message := await queue.get(fail=False, timeout=self.settings.answer_timeout_s)
+            ):
                 found.append(message)
         return found
 
@@ -189,4 +201,5 @@ class AmqpBroker(OneTaskBroker):
         self._declared.clear()
         if connection is not None and not connection.is_closed:
             with contextlib.suppress(*self.outages):
-                await connection.close()
+                async with asyncio.timeout(self.settings.connect_timeout_s):
+                    await connection.close()

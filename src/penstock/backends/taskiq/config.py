@@ -11,5 +11,5 @@ class TaskiqSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     mirror_failures: bool = True
     """Whether a failed attempt ends with an error for TaskIQ too; it is never tried again by TaskIQ."""
     connect_timeout_s: float = 5.0
-    verb_timeout_s: float = 30.0
-    """How long RabbitMQ and NATS may take over one call, before they count as out of reach."""
+    answer_timeout_s: float = 20.0
+    """How long the broker may take to answer before its connection counts as lost, and another is opened."""

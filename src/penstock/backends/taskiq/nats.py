@@ -56,8 +56,11 @@ class NatsBroker(OneTaskBroker):
             if self._client is not None and self._client.is_connected:
                 return
             await self.disconnect()
-            client: Any = await connect(self.url, timeout_s=self.settings.connect_timeout_s)
-            self._client, self._jetstream = client, client.jetstream(timeout=self.settings.verb_timeout_s)
+            settings = self.settings
+            client: Any = await connect(
+                self.url, timeout_s=settings.connect_timeout_s, silent_s=settings.answer_timeout_s
+            )
+            self._client, self._jetstream = client, client.jetstream(timeout=self.settings.answer_timeout_s)
             with contextlib.suppress(APIError):  # it is there, with settings of somebody's own
                 await self._jetstream.add_stream(
                     StreamConfig(
@@ -96,7 +99,11 @@ class NatsBroker(OneTaskBroker):
     async def take(self, room: int) -> Sequence[Taken]:
         """See `OneTaskBroker.take`: one trip to see which subjects have something, one to take from each of these."""
         self._bell.clear()
-        waiting = await self._counts(f"{self._root}.>")
+        try:
+            waiting = await self._counts(f"{self._root}.>")
+        except TimeoutError:
+            await self.disconnect()  # it looks connected until nats-py has missed its pings
+            raise
         found: list[Taken] = []
         wait_s = _WAIT_S
         for subject in (self._subject(queue, priority) for queue in self.queues for priority in HIGHEST_FIRST):
@@ -135,7 +142,7 @@ class NatsBroker(OneTaskBroker):
         if not self._answers.empty():
             return self._answers.get_nowait()  # a timeout costs a task
         try:
-            return await asyncio.wait_for(self._answers.get(), self.settings.verb_timeout_s)
+            return await asyncio.wait_for(self._answers.get(), self.settings.answer_timeout_s)
         except TimeoutError:
             await self.disconnect()  # an answer that came after all would be taken for the next one's
             raise

@@ -22,10 +22,14 @@ def token(name: str) -> str:
     return name.replace("%", "%25").replace(".", "%2E")
 
 
-async def connect(url: str, *, timeout_s: float) -> Any:
-    """Connect once: an outage is ours to wait out, and what goes wrong is raised by the verb that is under way."""
+async def connect(url: str, *, timeout_s: float, silent_s: float = 20.0) -> Any:
+    """Connect once: an outage is ours to wait out, and what goes wrong is raised by the verb that is under way.
+
+    A connection over which nothing has come for ``silent_s`` is closed; nats-py's own figure is six minutes.
+    """
     return await nats.connect(
         url, allow_reconnect=False, connect_timeout=max(1, int(timeout_s)), error_cb=_quiet,
+        ping_interval=silent_s / 3, max_outstanding_pings=2,  # type: ignore[arg-type]  # it is slept for
         max_reconnect_attempts=1, reconnect_time_wait=0,  # of the first connection; the default is 60 in two minutes
     )  # fmt: skip
 

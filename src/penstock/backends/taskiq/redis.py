@@ -43,7 +43,12 @@ class RedisBroker(OneTaskBroker):
     def __init__(self, url: str, namespace: str, settings: TaskiqSettings) -> None:
         super().__init__(url, key_namespace(url, namespace), settings)
         self._redis: Any = aioredis.Redis.from_pool(
-            redis_client.async_pool(url, namespace=namespace, connect_timeout_s=settings.connect_timeout_s)
+            redis_client.async_pool(
+                url,
+                namespace=namespace,
+                connect_timeout_s=settings.connect_timeout_s,
+                socket_timeout=_WAIT_S + settings.answer_timeout_s,
+            )
         )
         self._waiting: Any = self._redis.client()
         self._waiting_id = 0

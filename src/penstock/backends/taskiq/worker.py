@@ -92,7 +92,9 @@ class Worker:
         try:
             if anew:
                 await self._broker.connect()
-            return await self._broker.take(room)
+            found = await self._broker.take(room)
+            self._order.on_contact()
+            return found
         finally:
             self._taking = False
 
