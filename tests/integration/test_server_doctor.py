@@ -150,7 +150,7 @@ def test_an_engine_that_falls_silent_is_an_error_within_seconds(url, silent, doc
     found = doctor(url.format(port=silent))["engine"]
     assert found.level == "error"
     assert "hidden" not in found.told
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize("url", SILENT, ids=lambda url: url.partition("://")[0])
