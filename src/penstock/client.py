@@ -239,8 +239,9 @@ class JobQueue(Rooms):
         if call.kind != "task":
             return "process"
         task = TASKS.get(call.name)
-        hard = task is not None and not task.is_async and task.importable and call.options.timeout_s is not None
-        return "process" if hard else "inline"
+        hard = task is not None and not task.is_async and call.options.timeout_s is not None
+        apart = task is not None and task.importable and (hard or call.options.limited)
+        return "process" if apart else "inline"
 
     def _submit(self, intents: Sequence[Intent], connection: object | None = None) -> list[JobHandle]:
         if not intents:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,6 +11,8 @@ import msgspec
 
 from penstock.core.durations import parse_duration_s
 from penstock.core.exceptions import ConfigError, InvalidJobError, did_you_mean
+from penstock.job.limits import OPTIONS as LIMITS
+from penstock.job.limits import limits_entry, parse_cpu_s, parse_memory_bytes, parse_open_files
 from penstock.job.models import JOB_ID, NAME, QUEUE, Intent, Isolation, RetryPolicy, new_job_id
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 NAMES = (
     "at", "delay", "key", "queue", "priority", "max_attempts", "max_crashes", "timeout", "backoff", "isolation",
     "tags", "metadata", "job_id",
+    *LIMITS,
 )  # fmt: skip
 _PER_JOB = frozenset({"at", "delay", "key", "job_id"})
 
@@ -38,6 +41,10 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     backoff: RetryPolicy | None = None
     isolation: Isolation | None = None
     tags: tuple[str, ...] | None = None
+    max_memory_bytes: int | None = None
+    """0: no limit, where a layer below sets one; so with the next two."""
+    max_cpu_s: int | None = None
+    max_open_files: int | None = None
     metadata: dict[str, str] | None = None
     job_id: str | None = None
 
@@ -58,6 +65,11 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise ConfigError(f"@task {task}: {error}") from None
 
     def merged(self, later: JobOptions) -> JobOptions:
+    @property
+    def limited(self) -> bool:
+        """Whether they ask for a limit that only a process of its own can have."""
+        return bool(self.max_memory_bytes or self.max_cpu_s or self.max_open_files)
+
         """Return these options with those of ``later`` that were given."""
         changes = {name: value for name in self.__struct_fields__ if (value := getattr(later, name)) is not None}
         if "at" in changes:
@@ -88,13 +100,14 @@ def intent(
     if timeout_s is None and defaults.timeout is not None:
         timeout_s = parse_duration_s(defaults.timeout)
     return Intent(
+    where = options.isolation or defaults.isolation or isolation
         id=options.job_id or new_job_id(),
         kind=kind,
         name=name,
         spec=spec,
         queue=options.queue or defaults.queue,
         priority=defaults.priority if options.priority is None else options.priority,
-        isolation=options.isolation or defaults.isolation or isolation,
+        isolation=where,
         timeout_s=None if timeout_s is None or math.isinf(timeout_s) else timeout_s,
         max_attempts=options.max_attempts or defaults.max_attempts,
         max_crashes=options.max_crashes or defaults.max_crashes,
@@ -102,13 +115,36 @@ def intent(
         key=options.key,
         parent_id=parent_id,
         tags=options.tags or (),
-        metadata=options.metadata or {},
+        metadata={**(options.metadata or {}), **_limits(config, options, name, where)},
         at=options.at,
         delay_s=options.delay_s or 0.0,
     )
 
 
 def _checked(name: str, value: Any) -> tuple[str, Any]:
+def _limits(config: Config, options: JobOptions, name: str, isolation: Isolation) -> dict[str, str]:
+    """Return the limits as an entry of the metadata: the project's hold where a body has a process, those asked for
+    are refused where it has none.
+    """  # noqa: D205 - one promise, two lines
+    if isolation == "inline":
+        if options.limited:
+            raise InvalidJobError(
+                f"{name} runs in the worker's own process, which has no limits of its own; leave the limits out, or "
+                "let it run with isolation='process' (a function within a function cannot)"
+            )
+        return {}
+    defaults = config.defaults
+    asked = {
+        "memory_bytes": (options.max_memory_bytes, defaults.max_memory, parse_memory_bytes),
+        "cpu_s": (options.max_cpu_s, defaults.max_cpu, parse_cpu_s),
+        "open_files": (options.max_open_files, defaults.max_open_files, parse_open_files),
+    }
+    return limits_entry({
+        limit: (parse(default) if default is not None else None) if given is None else given
+        for limit, (given, default, parse) in asked.items()
+    })  # fmt: skip
+
+
     check = _CHECKS.get(name)
     if check is None:
         raise InvalidJobError(f"unknown job option {name!r}; there are: {', '.join(NAMES)}.{did_you_mean(name, NAMES)}")
@@ -185,6 +221,10 @@ def _isolation(value: Any) -> tuple[str, Any]:
 
 
 def _tags(value: Any) -> tuple[str, Any]:
+def _limit(field: str, parse: Callable[[Any], int]) -> Callable[[Any], tuple[str, Any]]:
+    return lambda value: (field, parse(value))
+
+
     tags = (value,) if isinstance(value, str) else tuple(value)
     for tag in tags:
         if not isinstance(tag, str) or not 0 < len(tag) <= 128:
@@ -216,4 +256,7 @@ _CHECKS: dict[str, Any] = {
     "tags": _tags,
     "metadata": _metadata,
     "job_id": _text("job_id", JOB_ID, "a job id: 1 to 128 of A-Z a-z 0-9 _ . -"),
+    "max_memory": _limit("max_memory_bytes", parse_memory_bytes),
+    "max_cpu": _limit("max_cpu_s", parse_cpu_s),
+    "max_open_files": _limit("max_open_files", parse_open_files),
 }

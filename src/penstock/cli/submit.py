@@ -48,6 +48,9 @@ def enqueue(
     timeout: Annotated[str | None, _option("--timeout")] = None,
     backoff: Annotated[str | None, _option("--backoff")] = None,
     isolation: Annotated[str | None, _option("--isolation")] = None,
+    max_memory: Annotated[str | None, _option("--max-memory")] = None,
+    max_cpu: Annotated[str | None, _option("--max-cpu")] = None,
+    max_open_files: Annotated[int | None, _option("--max-open-files")] = None,
     tag: Annotated[tuple[str, ...], _option("--tag")] = (),
     session: Annotated[Session, Parameter(parse=False)],
 ) -> int:
@@ -77,6 +80,9 @@ def enqueue(
         timeout: How long a try may take, such as 5m; or none.
         backoff: How long to wait between tries, such as 10s..10m.
         isolation: inline or process.
+        max_memory: How much address space its process may take, such as 2GB; or none.
+        max_cpu: How much CPU time its process may take, such as 10m; or none.
+        max_open_files: How many files its process may have open.
         tag: A tag; may be repeated.
         session: Handed in by the parser.
     """
@@ -90,7 +96,7 @@ def enqueue(
         options={
             "queue": queue, "priority": priority, "delay": delay, "at": at, "key": key, "max_attempts": max_attempts,
             "max_crashes": max_crashes, "timeout": timeout, "backoff": backoff, "isolation": isolation,
-            "tags": tag or None,
+            "max_memory": max_memory, "max_cpu": max_cpu, "max_open_files": max_open_files, "tags": tag or None,
         },
     )  # fmt: skip
     with opened.captured(echo=session.verbose > 0):
@@ -114,6 +120,9 @@ def run(
     max_attempts: Annotated[int | None, _option("--max-attempts")] = None,
     timeout: Annotated[str | None, _option("--timeout")] = None,
     isolation: Annotated[str | None, _option("--isolation")] = None,
+    max_memory: Annotated[str | None, _option("--max-memory")] = None,
+    max_cpu: Annotated[str | None, _option("--max-cpu")] = None,
+    max_open_files: Annotated[int | None, _option("--max-open-files")] = None,
     tag: Annotated[tuple[str, ...], _option("--tag")] = (),
     session: Annotated[Session, Parameter(parse=False)],
 ) -> int:
@@ -134,6 +143,9 @@ def run(
         max_attempts: How many tries; the first counts.
         timeout: How long a try may take, such as 5m; or none.
         isolation: inline (in this very process; for a debugger) or process.
+        max_memory: How much address space its process may take, such as 2GB; or none.
+        max_cpu: How much CPU time its process may take, such as 10m; or none.
+        max_open_files: How many files its process may have open.
         tag: A tag; may be repeated.
         session: Handed in by the parser.
     """
@@ -141,7 +153,10 @@ def run(
     call = make_call(
         opened, session.argv, name, words, args=args, inputs=inputs, final_vars=final_vars,
         pipeline=pipeline, task=task,
-        options={"max_attempts": max_attempts, "timeout": timeout, "isolation": isolation, "tags": tag or None},
+        options={
+            "max_attempts": max_attempts, "timeout": timeout, "isolation": isolation, "max_memory": max_memory,
+            "max_cpu": max_cpu, "max_open_files": max_open_files, "tags": tag or None,
+        },
     )  # fmt: skip
     handle = opened.run(call, echo=not session.quiet)
     return watch.finish(session, opened, handle)

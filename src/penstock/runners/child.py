@@ -21,10 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.body import Cause, Ended, Interrupt
 from penstock.capture import Capture
+from penstock.core.secrets import remember
+from penstock.job.limits import Limits, limits_of
 from penstock.job.models import LogLine, Report
 from penstock.results import ResultStore
 from penstock.run import JobInterrupted, Run, current_run
 from penstock.runners import register, runner_for
+from penstock.runners.confine import confined, explained
 from penstock.runners.errors import describe_error
 from penstock.runners.frames import (
     Broken,
@@ -105,7 +108,12 @@ class Child:
                 # The program is in our group: a SIGKILL for us alone would leave it behind.
                 signal.signal(signal.SIGUSR1, _kill_group)
                 _die_with(self._parent_pid, signal.SIGUSR1)
-            self._store = ResultStore(prepare.results_url, inline_max_bytes=prepare.inline_max_bytes)
+            self._limits = prepare.limits
+            self._store = ResultStore(
+                prepare.results_url,
+                inline_max_bytes=prepare.inline_max_bytes,
+                max_bytes=prepare.limits.result_max_bytes,
+            )
             self._runner.prepare_child(setup)
         except BaseException as error:  # noqa: BLE001 - a module may raise anything when it is imported
             # An import that fails fails again; a server or a file that a module asks for may come back.
@@ -118,7 +126,8 @@ class Child:
 
     def _perform(self, job: Job) -> Ended:
         self._stop, self._interrupt, self._open = None, Interrupt(), True
-        run = Run(job, emit=self._emit, interrupt=self._interrupt, own_process=True)
+        log_max_bytes = self._limits.log_max_bytes
+        run = Run(job, emit=self._emit, interrupt=self._interrupt, own_process=True, log_max_bytes=log_max_bytes)
         self._settle_in()
         token = current_run.set(run)
         self._capture.process_run = run
@@ -136,18 +145,21 @@ class Child:
 
     def _body(self, job: Job, run: Run) -> Ended:
         try:
-            self._in_body = True
-            value = self._runner.execute(job, run)
-            if inspect.isawaitable(value):
-                value = self._await(value)
-            result = self._store.encode(value, job_id=job.id, attempt=job.attempt, parts=self._runner.parts)
-            self._in_body = False
+        limits: Limits | None = None
+            limits = limits_of(job)
+            # The limits of a command are those of its program, which is another process.
+            with confined(None if job.kind == "command" else limits):
+                self._in_body = True
+                value = self._runner.execute(job, run)
+                if inspect.isawaitable(value):
+                    value = self._await(value)
+                result = self._store.encode(value, job_id=job.id, attempt=job.attempt, parts=self._runner.parts)
+                self._in_body = False
             return Ended(how="returned", result=result)
         except BaseException as error:  # noqa: BLE001 - a body may raise anything, SystemExit included
             self._in_body = False
-            return Ended(
-                how="raised", error=describe_error(error), retryable=getattr(error, "retryable", True) is not False
-            )
+            info = explained(describe_error(error), error, limits)
+            return Ended(how="raised", error=info, retryable=getattr(error, "retryable", True) is not False)
 
     def _await(self, awaitable: Awaitable[Any]) -> Any:
         import asyncio  # noqa: TID251 - an async body in a process of its own needs a loop of its own

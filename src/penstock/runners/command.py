@@ -8,7 +8,7 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,7 +16,9 @@ import msgspec
 
 from penstock.core.base import Runner
 from penstock.core.exceptions import ArgumentsError, InvalidJobError, PenstockError
+from penstock.job.limits import limits_of
 from penstock.lines import printable
+from penstock.runners.confine import confiner
 
 if TYPE_CHECKING:
     from penstock.job.models import Job
@@ -99,7 +101,8 @@ class CommandRunner(Runner):
             spec = msgspec.json.decode(job.spec, type=CommandSpec)
         except msgspec.DecodeError as error:
             raise ArgumentsError(f"the command of job {job.id} cannot be read: {error}") from None
-        program = _Program(spec, run)
+        limits = limits_of(job)
+        program = _Program(spec, run, confiner(limits))
         try:
             status = program.watch()
         except BaseException:
@@ -110,7 +113,8 @@ class CommandRunner(Runner):
         output = program.output
         if status != 0:
             told = f":\n{output.rstrip()}" if output.strip() else ", without any output"
-            raise CommandFailed(f"{_status(status)}{told}")
+            why = f" (its limits: {limits})" if limits is not None else ""
+            raise CommandFailed(f"{_status(status)}{why}{told}")
         return {"exit_code": status, "output": output}
 
 
@@ -121,7 +125,7 @@ class _Program:
     elsewhere it gets a group of its own.
     """
 
-    def __init__(self, spec: CommandSpec, run: Run) -> None:
+    def __init__(self, spec: CommandSpec, run: Run, confine: Callable[[], None] | None) -> None:
         self._run = run
         self._own_group = not run.own_process
         self._tail = bytearray()
@@ -136,6 +140,7 @@ class _Program:
                 bufsize=0,
                 start_new_session=self._own_group,
             )
+                preexec_fn=confine,  # noqa: PLW1509 - two system calls, and a limited job has a process to itself
         except OSError as error:
             if spec.cwd is not None and error.filename == spec.cwd:
                 raise CommandNotFoundError(f"cannot run in {spec.cwd}: {error.strerror}") from None

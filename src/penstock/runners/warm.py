@@ -16,8 +16,10 @@ import msgspec
 
 from penstock import lines
 from penstock.body import Cause, Ended
+from penstock.job.limits import limits_of
 from penstock.job.models import ErrorInfo, LogLine, NodeRun, Progress
 from penstock.lines import LineKeeper
+from penstock.runners.confine import death_told
 from penstock.runners.frames import Broken, Done, Frames, Prepare, Ready, Stop, ToChild, Work, frame, from_child
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 _CHUNK = 65_536
 _LOOK_EVERY_MS = 200
 """Where the kernel cannot tell of a death (no pidfd): how often it is asked."""
-_TAIL_LINES = 5
+_TAIL_LINES = 20
 
 Answer = Ready | Broken | Done | Ended
 
@@ -223,7 +225,10 @@ class WarmChild:
         self._drain_output(talk)
         status = self.kill()
         talk.lines.close()
-        message = f"the process that ran the job died: {_told(status)}"
+        instead, why = death_told(talk.limits, status)
+        if instead is not None:
+            return Ended(how="raised", error=instead)
+        message = f"the process that ran the job died: {_told(status)}{why}"
         if talk.tail:
             message += "; it wrote last:\n" + "\n".join(talk.tail[-_TAIL_LINES:])
         return Ended(how="crashed", error=ErrorInfo(type="ProcessDied", message=message))
@@ -285,6 +290,7 @@ class _Talk:
     def __init__(self, job: Job, emit: Emit) -> None:
         self.answer: Ready | Broken | Done | None = None
         self.tail: list[str] = []
+        self.limits = limits_of(job)
         self.lines = LineKeeper(job.id, job.attempt, self._tell)
         self._emit = emit
         self._progress: Progress | None = None

@@ -8,6 +8,7 @@ from typing import Any
 
 from penstock.core.durations import parse_duration_s
 from penstock.core.secrets import mask_url
+from penstock.job.limits import parse_cpu_s, parse_memory_bytes, parse_open_files
 from penstock.job.models import QUEUE, RetryPolicy
 from penstock.settings.keys import is_duration, known
 
@@ -50,8 +51,8 @@ def troubles(values: Mapping[str, Any], given: Callable[[str], bool]) -> Iterato
 
 
 def _alone(key: str, value: Any) -> str | None:
-    if is_duration(key):
-        return _duration(key, value)
+    if is_duration(key) and (problem := _duration(key, value)) is not None:
+        return problem
     if key in _AT_LEAST and value < _AT_LEAST[key]:
         return f"must be at least {_AT_LEAST[key]}, not {value}"
     if key in _AT_MOST and value > _AT_MOST[key]:
@@ -119,6 +120,16 @@ def _queues(value: tuple[str, ...]) -> str | None:
     if not value:
         return "must name at least one queue"
     return next((problem for queue in value if (problem := _queue(queue))), None)
+def _read(parse: Callable[[Any], int], value: Any) -> str | None:
+    if value is None:
+        return None
+    try:
+        parse(value)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 
 
 def _not_empty(value: tuple[str, ...]) -> str | None:
@@ -163,6 +174,9 @@ def _together(values: Mapping[str, Any], given: Callable[[str], bool]) -> Iterat
                 f"({rest_s:g} s): bodies would be stopped before the first heartbeat"
             ),
         )
+    "defaults.max_memory": lambda value: _read(parse_memory_bytes, value),
+    "defaults.max_cpu": lambda value: _read(parse_cpu_s, value),
+    "defaults.max_open_files": lambda value: _read(parse_open_files, value),
     if given("sweep.max_publish_grace") and seconds("sweep.max_publish_grace") < seconds("sweep.publish_grace"):
         yield (
             "sweep.max_publish_grace",
