@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 NAMES = (
     "at", "delay", "key", "queue", "priority", "max_attempts", "max_crashes", "timeout", "backoff", "isolation",
-    "tags", "metadata", "job_id",
     *LIMITS,
+    "tags", "metadata", "job_id",
 )  # fmt: skip
 _PER_JOB = frozenset({"at", "delay", "key", "job_id"})
 
@@ -40,11 +40,11 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Infinity: no timeout, where a layer below sets one."""
     backoff: RetryPolicy | None = None
     isolation: Isolation | None = None
-    tags: tuple[str, ...] | None = None
     max_memory_bytes: int | None = None
     """0: no limit, where a layer below sets one; so with the next two."""
     max_cpu_s: int | None = None
     max_open_files: int | None = None
+    tags: tuple[str, ...] | None = None
     metadata: dict[str, str] | None = None
     job_id: str | None = None
 
@@ -64,12 +64,12 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         except InvalidJobError as error:
             raise ConfigError(f"@task {task}: {error}") from None
 
-    def merged(self, later: JobOptions) -> JobOptions:
     @property
     def limited(self) -> bool:
         """Whether they ask for a limit that only a process of its own can have."""
         return bool(self.max_memory_bytes or self.max_cpu_s or self.max_open_files)
 
+    def merged(self, later: JobOptions) -> JobOptions:
         """Return these options with those of ``later`` that were given."""
         changes = {name: value for name in self.__struct_fields__ if (value := getattr(later, name)) is not None}
         if "at" in changes:
@@ -99,8 +99,8 @@ def intent(
     timeout_s = options.timeout_s
     if timeout_s is None and defaults.timeout is not None:
         timeout_s = parse_duration_s(defaults.timeout)
-    return Intent(
     where = options.isolation or defaults.isolation or isolation
+    return Intent(
         id=options.job_id or new_job_id(),
         kind=kind,
         name=name,
@@ -121,7 +121,6 @@ def intent(
     )
 
 
-def _checked(name: str, value: Any) -> tuple[str, Any]:
 def _limits(config: Config, options: JobOptions, name: str, isolation: Isolation) -> dict[str, str]:
     """Return the limits as an entry of the metadata: the project's hold where a body has a process, those asked for
     are refused where it has none.
@@ -145,6 +144,7 @@ def _limits(config: Config, options: JobOptions, name: str, isolation: Isolation
     })  # fmt: skip
 
 
+def _checked(name: str, value: Any) -> tuple[str, Any]:
     check = _CHECKS.get(name)
     if check is None:
         raise InvalidJobError(f"unknown job option {name!r}; there are: {', '.join(NAMES)}.{did_you_mean(name, NAMES)}")
@@ -220,11 +220,11 @@ def _isolation(value: Any) -> tuple[str, Any]:
     return "isolation", value
 
 
-def _tags(value: Any) -> tuple[str, Any]:
 def _limit(field: str, parse: Callable[[Any], int]) -> Callable[[Any], tuple[str, Any]]:
     return lambda value: (field, parse(value))
 
 
+def _tags(value: Any) -> tuple[str, Any]:
     tags = (value,) if isinstance(value, str) else tuple(value)
     for tag in tags:
         if not isinstance(tag, str) or not 0 < len(tag) <= 128:
@@ -253,10 +253,10 @@ _CHECKS: dict[str, Any] = {
     "timeout": _timeout,
     "backoff": _backoff,
     "isolation": _isolation,
-    "tags": _tags,
-    "metadata": _metadata,
-    "job_id": _text("job_id", JOB_ID, "a job id: 1 to 128 of A-Z a-z 0-9 _ . -"),
     "max_memory": _limit("max_memory_bytes", parse_memory_bytes),
     "max_cpu": _limit("max_cpu_s", parse_cpu_s),
     "max_open_files": _limit("max_open_files", parse_open_files),
+    "tags": _tags,
+    "metadata": _metadata,
+    "job_id": _text("job_id", JOB_ID, "a job id: 1 to 128 of A-Z a-z 0-9 _ . -"),
 }

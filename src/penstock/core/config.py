@@ -28,13 +28,13 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     priority: int = 5
     isolation: IsolationName | None = None
     """None: tasks run in the worker, pipelines and commands in a child process."""
-
     max_memory: str | int | None = None
     """The address space of a body's process, such as "2GB". The limits hold for jobs in child processes."""
     max_cpu: str | float | None = None
     """The CPU time of a body's process, in whole seconds."""
     max_open_files: int | None = None
     """How many files and sockets a body's process may have open."""
+
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[worker]``: how a worker works."""

@@ -144,8 +144,8 @@ class Child:
         return ended if self._stop is None else Ended(how=self._stop, error=ended.error)
 
     def _body(self, job: Job, run: Run) -> Ended:
-        try:
         limits: Limits | None = None
+        try:
             limits = limits_of(job)
             # The limits of a command are those of its program, which is another process.
             with confined(None if job.kind == "command" else limits):

@@ -96,6 +96,7 @@ class CommandRunner(Runner):
         Raises:
             CommandFailed: the exit status is not 0; with the end of the output.
             CommandNotFoundError: the program or its folder is not there.
+            LimitNotPossibleError: the job has a limit that cannot be kept here.
         """
         try:
             spec = msgspec.json.decode(job.spec, type=CommandSpec)
@@ -139,8 +140,8 @@ class _Program:
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 start_new_session=self._own_group,
-            )
                 preexec_fn=confine,  # noqa: PLW1509 - two system calls, and a limited job has a process to itself
+            )
         except OSError as error:
             if spec.cwd is not None and error.filename == spec.cwd:
                 raise CommandNotFoundError(f"cannot run in {spec.cwd}: {error.strerror}") from None

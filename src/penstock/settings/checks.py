@@ -112,14 +112,6 @@ def _backoff(value: str) -> str | None:
     return None
 
 
-def _queue(value: str) -> str | None:
-    return None if QUEUE.fullmatch(value) else f"{value!r} is not a queue's name: 1 to 64 of A-Z a-z 0-9 _ . -"
-
-
-def _queues(value: tuple[str, ...]) -> str | None:
-    if not value:
-        return "must name at least one queue"
-    return next((problem for queue in value if (problem := _queue(queue))), None)
 def _read(parse: Callable[[Any], int], value: Any) -> str | None:
     if value is None:
         return None
@@ -130,6 +122,14 @@ def _read(parse: Callable[[Any], int], value: Any) -> str | None:
     return None
 
 
+def _queue(value: str) -> str | None:
+    return None if QUEUE.fullmatch(value) else f"{value!r} is not a queue's name: 1 to 64 of A-Z a-z 0-9 _ . -"
+
+
+def _queues(value: tuple[str, ...]) -> str | None:
+    if not value:
+        return "must name at least one queue"
+    return next((problem for queue in value if (problem := _queue(queue))), None)
 
 
 def _not_empty(value: tuple[str, ...]) -> str | None:
@@ -148,6 +148,9 @@ _FORMS: dict[str, Callable[[Any], str | None]] = {
     "timezone": _zone,
     "defaults.backoff": _backoff,
     "defaults.queue": _queue,
+    "defaults.max_memory": lambda value: _read(parse_memory_bytes, value),
+    "defaults.max_cpu": lambda value: _read(parse_cpu_s, value),
+    "defaults.max_open_files": lambda value: _read(parse_open_files, value),
     "defaults.priority": lambda value: None if 0 <= value <= 9 else f"must be from 0 to 9, not {value}",
     "worker.queues": _queues,
 }
@@ -174,9 +177,6 @@ def _together(values: Mapping[str, Any], given: Callable[[str], bool]) -> Iterat
                 f"({rest_s:g} s): bodies would be stopped before the first heartbeat"
             ),
         )
-    "defaults.max_memory": lambda value: _read(parse_memory_bytes, value),
-    "defaults.max_cpu": lambda value: _read(parse_cpu_s, value),
-    "defaults.max_open_files": lambda value: _read(parse_open_files, value),
     if given("sweep.max_publish_grace") and seconds("sweep.max_publish_grace") < seconds("sweep.publish_grace"):
         yield (
             "sweep.max_publish_grace",
