@@ -14,6 +14,7 @@ from penstock.core.base import BackendContext, Finding, WorkOrder
 from penstock.core.capabilities import Capabilities, Support
 from penstock.core.exceptions import BackendError, ConfigError, PenstockError, UnsupportedError
 from penstock.core.secrets import mask_url
+from penstock.core.typed import prepared
 from penstock.job.models import Intent, Job, Message
 
 _BULK = 1000
@@ -41,7 +42,7 @@ class Gateway:
         self.capabilities: Capabilities = found.capabilities_of(self.scheme)
         self.counts: Counter[str] = Counter()
         try:
-            settings = msgspec.convert(dict(engines.get(self.name, {})), found.settings_type, strict=False)
+            settings = msgspec.convert(dict(engines.get(self.name, {})), prepared(found.settings_type), strict=False)
         except msgspec.ValidationError as error:
             raise ConfigError(f"[engines.{self.name}]: {error}") from None
         context = BackendContext(

@@ -14,6 +14,7 @@ import msgspec
 import msgspec.inspect
 
 from penstock.core.exceptions import ArgumentsError, PayloadError
+from penstock.core.typed import prepared
 from penstock.job.models import Ref
 from penstock.payload import plain_data_or_raise, plain_or_raise
 from penstock.run import Run
@@ -193,6 +194,7 @@ def _converter(annotation: Any) -> Convert | None:
         return None
     if not _supported(info):
         return None
+    prepared(annotation)
     return lambda value: msgspec.convert(value, annotation, strict=False, dec_hook=_decode_rare)
 
 

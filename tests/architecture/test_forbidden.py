@@ -76,3 +76,17 @@ def test_modules_are_imported_by_name_in_known_places_only(modules):
 
 def test_nothing_is_called_manager_helper_or_utils(modules):
     assert [m.name for m in modules if any(w in m.name for w in ("util", "helper", "manager", "common"))] == []
+
+
+def test_no_struct_is_decoded_by_a_type_that_is_read_at_that_moment(modules):
+    """See `penstock.core.typed`: a decoder that is made at import is safe among threads."""
+    found = [
+        module.where(node)
+        for module in modules
+        for node, name in _calls(module)
+        if name in ("msgspec.json.decode", "msgspec.msgpack.decode")
+        for keyword in node.keywords
+        if keyword.arg == "type" and not ast.unparse(keyword.value).startswith(("dict", "list", "tuple"))
+        if not module.name.startswith("testing/conformance/")
+    ]
+    assert found == []

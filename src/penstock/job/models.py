@@ -16,6 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from penstock.core.durations import parse_duration_s
+from penstock.core.typed import prepared
 from penstock.job.lifecycle import Event, State
 
 JOB_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
@@ -314,3 +315,7 @@ class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
 def worker_id(name: str | None = None) -> str:
     """Name this worker process: ``host:pid:random``; the random part tells a reused pid apart."""
     return f"{name or os.uname().nodename}:{os.getpid()}:{secrets.token_hex(3)}"
+
+
+for _type in (Message, RetryPolicy, Ref):  # converted by the threads of a worker
+    prepared(_type)

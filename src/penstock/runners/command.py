@@ -49,6 +49,9 @@ class CommandSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     env: dict[str, str] = {}
 
 
+_decoder = msgspec.json.Decoder(CommandSpec)
+
+
 def command_spec(argv: Sequence[str], *, cwd: str | None = None, env: Mapping[str, str] | None = None) -> CommandSpec:
     """Check a call.
 
@@ -99,7 +102,7 @@ class CommandRunner(Runner):
             LimitNotPossibleError: the job has a limit that cannot be kept here.
         """
         try:
-            spec = msgspec.json.decode(job.spec, type=CommandSpec)
+            spec = _decoder.decode(job.spec)
         except msgspec.DecodeError as error:
             raise ArgumentsError(f"the command of job {job.id} cannot be read: {error}") from None
         limits = limits_of(job)

@@ -10,6 +10,7 @@ from typing import Any, cast
 import msgspec
 
 from penstock.core.exceptions import did_you_mean
+from penstock.core.typed import prepared
 from penstock.runners.pipeline import InvalidPipelineError
 
 
@@ -30,7 +31,7 @@ def _restored(name: str, value: Any, type_: Any) -> Any:
     if not _knows(type_):
         return value
     try:
-        return msgspec.convert(value, type_, strict=False)
+        return msgspec.convert(value, prepared(type_), strict=False)
     except msgspec.ValidationError as error:
         shown = repr(value) if len(repr(value)) < 80 else f"{repr(value)[:77]}..."
         raise InvalidPipelineError(

@@ -99,6 +99,9 @@ class PipelineRunSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     v: int = 1
 
 
+_decoder = msgspec.json.Decoder(PipelineRunSpec)
+
+
 class PipelineRunner(Runner):
     """Runs `PipelineRunSpec`. Its value is a dict of the final variables, each stored as a result by itself."""
 
@@ -287,6 +290,6 @@ def _find(settings: Config, root: Path, name: str, project: str | None, modules:
 
 def _spec_of(job: Job) -> PipelineRunSpec:
     try:
-        return msgspec.json.decode(job.spec, type=PipelineRunSpec)
+        return _decoder.decode(job.spec)
     except msgspec.DecodeError as error:
         raise InvalidPipelineError(f"the spec of job {job.id} cannot be read: {error}") from None

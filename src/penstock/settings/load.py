@@ -13,6 +13,7 @@ from penstock.core.config import Config
 from penstock.core.durations import parse_duration_s
 from penstock.core.exceptions import ConfigError
 from penstock.core.secrets import mask_data, mask_text
+from penstock.core.typed import prepared
 from penstock.settings.checks import troubles
 from penstock.settings.environment import from_environment, from_flags, list_from_text
 from penstock.settings.files import find, is_flowerpower, read_toml
@@ -186,7 +187,7 @@ def _settings(layer: Layer, project: _Project, env: Mapping[str, str]) -> Settin
         if entry.path[0] in FREE:
             origins[key], written[key] = entry.origin, entry.value
     return Settings(
-        config=msgspec.convert(_nested(values) | free, Config),
+        config=msgspec.convert(_nested(values) | free, prepared(Config)),
         origins=origins,
         root=project.root,
         project_file=project.file,

@@ -58,7 +58,7 @@ class InlineBackend(Backend):
             with self._idle:
                 self._executing += 1
             try:
-                self.context.execute(msgspec.json.decode(msgspec.json.encode(message), type=Message))
+                self.context.execute(msgspec.convert(msgspec.json.decode(msgspec.json.encode(message)), Message))
             finally:
                 with self._idle:
                     self._executing -= 1
