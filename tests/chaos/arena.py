@@ -19,6 +19,7 @@ from judge import Line, Verdict, judge, read
 
 from penstock.job.lifecycle import FINAL
 from penstock.job.models import JobQuery
+from penstock.sources.decorators import TASKS, Call
 from penstock.testing.harness import environment, filled, harness_for, wait_until
 
 HERE = Path(__file__).parent
@@ -123,7 +124,13 @@ class Arena:
     def __enter__(self) -> Arena:
         return self
 
-    def __exit__(self, *_exc: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if error is not None:
+            error.add_note(f"the ledger counts {self.queue.counts()}")
+            for worker in self.started:
+                error.add_note(
+                    f"{worker.log.name} of {worker.pid}, {'alive' if worker.alive else 'dead'}: {worker.told}"
+                )
         try:
             self.stop_workers()
         finally:
@@ -166,16 +173,17 @@ class Arena:
 
     # -- jobs ---------------------------------------------------------------------------------------------------
 
-    def submit(self, count: int, *, task: str = "chaos.work", seconds: float = 0.0, **options: Any) -> list[str]:
-        """Submit jobs whose bodies take so long, in calls of up to 500; they are acknowledged now."""
-        from penstock.sources.decorators import TASKS
-
+    def call(self, task: str = "chaos.work", *, seconds: float = 0.0, **options: Any) -> Call:
+        """Return the call of a body that takes so long; ``options`` are those of the job."""
         self.queue.load_tasks()
+        found = TASKS.find(task)
+        return (found.options(**options) if options else found).call(file=str(self.record), seconds=seconds)
+
+    def submit(self, count: int, task: str = "chaos.work", *, seconds: float = 0.0, **options: Any) -> list[str]:
+        """Submit jobs, in calls of up to 500; they are acknowledged now."""
         ids: list[str] = []
         while len(ids) < count:
-            some = min(500, count - len(ids))
-            call = TASKS.get(task).options(**options) if options else TASKS.get(task)
-            calls = [call.call(file=str(self.record), seconds=seconds) for _ in range(some)]
+            calls = [self.call(task, seconds=seconds, **options)] * min(500, count - len(ids))
             ids += [handle.id for handle in self.queue.enqueue_many(calls)]
         self.acknowledged += ids
         return ids
