@@ -165,12 +165,21 @@ class Execution:
     # -- body ---------------------------------------------------------------------------------------------------
 
     def _is_async_inline(self, job: Job) -> bool:
-        return job.isolation == "inline" and runner_for(job.kind).is_async(job)
+        return not self._apart(job) and runner_for(job.kind).is_async(job)
+
+    def _apart(self, job: Job) -> bool:
+        """Whether a body runs in a child process: as asked, or because it is under suspicion.
+
+        A body that kills the worker's process takes its neighbours with it, and all of them are charged with a crash.
+        The last try before that counts as a crash loop is therefore a child's: it shows who it was.
+        """
+        suspect = 0 < job.crashes == job.max_crashes - 1
+        return job.isolation == "process" or (suspect and runner_for(job.kind).may_run_apart(job))
 
     def _body(self, owned: Owned) -> Ended:
         job = owned.job
         runner = runner_for(job.kind)
-        if job.isolation == "process":
+        if self._apart(job):
             return self._children().run(
                 job,
                 key=runner.child_key(job),

@@ -370,6 +370,10 @@ class Runner(ABC):
         """Whether `execute` returns an awaitable for this job."""
         return False
 
+    def may_run_apart(self, job: Job) -> bool:
+        """Whether a child process can run a job that was to run in the worker."""
+        return False
+
     def child_key(self, job: Job) -> str:
         """Name the warm child that may run this job: jobs with different keys never share a process."""
         return self.kind

@@ -87,6 +87,11 @@ class TaskRunner(Runner):
             raise ArgumentsError(f"the arguments of job {job.id} cannot be read: {error}") from None
         return plan_of(task.fn, task.name, task.signature).call(task.fn, spec.args, spec.kwargs, run)
 
+    def may_run_apart(self, job: Job) -> bool:
+        """See `Runner.may_run_apart`: a child finds what stands at the top of a file."""
+        task = TASKS.get(job.name)
+        return task is not None and task.importable
+
     def child_setup(self, job: Job) -> Mapping[str, Any]:
         """See `Runner.child_setup`: the configured modules and folders, and where else this task stands."""
         setup: dict[str, Any] = {"tasks": list(self._tasks), "root": str(self._root or Path.cwd())}
