@@ -10,7 +10,6 @@ import uuid
 from contextlib import closing
 
 import pytest
-from cutting_proxy import CuttingProxy
 
 from penstock.core.exceptions import ConfigError, LedgerUnavailableError
 from penstock.job import lifecycle
@@ -18,6 +17,7 @@ from penstock.job.lifecycle import State
 from penstock.job.models import Intent, JobQuery, LogLine, Outcome, new_job_id
 from penstock.ledger import open_ledger
 from penstock.testing import services
+from penstock.testing.cutting_proxy import CuttingProxy
 from penstock.testing.server import outage
 
 LEASE_S = 60.0
