@@ -219,7 +219,12 @@ class Ledger(ABC):
 
     @abstractmethod
     def insert(
-        self, intents: Sequence[Intent], *, grace_s: float, connection: object | None = None
+        self,
+        intents: Sequence[Intent],
+        *,
+        grace_s: float,
+        connection: object | None = None,
+        max_queued: Mapping[str, int] | None = None,
     ) -> list[Submission]:
         """T1 for each intent, in order, in one transaction; answers one `Submission` each.
 
@@ -231,7 +236,11 @@ class Ledger(ABC):
         there: nobody sees the jobs before the caller's commit, and after a rollback there are none. They do not
         count as published: the caller must not push them, the first sweep after the commit will.
 
+        ``max_queued`` says of queues how many jobs may be `queued` there (those for later and those to be tried
+        again included) once these are; it is checked in the same transaction, so that it holds whoever else enqueues.
+
         Raises:
+            QueueFullError: it would not hold; none of these was written.
             UnsupportedError: this ledger cannot join that connection's transaction; nothing was written.
         """
 

@@ -5,11 +5,13 @@ Durations are written as people do (``"10m"``) and read by `seconds`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
 
 from penstock.core.durations import parse_duration_s
+from penstock.core.secrets import mask_data
 from penstock.job.models import RetryPolicy
 
 IsolationName = Literal["inline", "process"]
@@ -84,8 +86,53 @@ class HistoryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Also for cancelled jobs."""
 
 
+class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[limits]``: what is refused, so that nobody's job fills the ledger, the memory or the disk."""
+
+    payload_max_bytes: int = 262_144
+    """What the encoded input of a job may take; can only be lowered."""
+    payload_max_depth: int = 64
+    """How deep lists and tables in an input may be nested; can only be lowered."""
+    result_max_bytes: int = 1_073_741_824
+    """What one value in the result store may take; a larger one is dropped, and the job says so."""
+    log_max_bytes: int = 1_048_576
+    """What an attempt's log lines may take; of what comes after that, the last 64 KiB are kept."""
+    max_queued: int | dict[str, int] | None = None
+    """How many jobs may wait in a queue before `enqueue` is refused: for each queue, or by name (``*``: the others)."""
+
+    def queued_max(self, queues: Iterable[str]) -> dict[str, int] | None:
+        """Return how many jobs may wait in those of these queues that have a limit; None: none has."""
+        if self.max_queued is None:
+            return None
+        if isinstance(self.max_queued, int):
+            return dict.fromkeys(queues, self.max_queued)
+        named, others = self.max_queued, self.max_queued.get("*")
+        limits = {queue: named.get(queue, others) for queue in queues}
+        return {queue: limit for queue, limit in limits.items() if limit is not None} or None
+
+
+class SecurityConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[security]``: what is trusted."""
+
+    signing_keys: tuple[str, ...] = ()
+    """Secrets of 16 characters or more, as ``env:NAME`` or ``file:/path``: the first signs each job, a worker runs only
+    jobs that one of them has signed. Empty: jobs are not signed."""
+    command_env: tuple[str, ...] = (
+        "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LC_*", "TZ", "TMPDIR", "TERM", "VIRTUAL_ENV",
+        "SSL_CERT_FILE", "SSL_CERT_DIR",
+    )  # fmt: skip
+    """Which variables of the worker's environment a command job sees, beside its own ``env``; ``*`` stands for any
+    letters."""
+    trust_world_writable: bool = False
+    """Load tasks from files and folders that any user of the machine may change."""
+
+    def __repr__(self) -> str:
+        """Show how many keys there are, and none of them."""
+        return f"SecurityConfig({len(self.signing_keys)} signing keys, command_env={self.command_env!r})"
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole of ``penstock.toml``."""
+    """The whole of ``penstock.toml``. Its repr hides passwords and keys."""
 
     backend: str = "huey+sqlite:///.penstock/queue.db"
     ledger: str = "sqlite:///.penstock/ledger.db"
@@ -108,12 +155,21 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     lease: LeaseConfig = LeaseConfig()
     sweep: SweepConfig = SweepConfig()
     history: HistoryConfig = HistoryConfig()
+    limits: LimitsConfig = LimitsConfig()
+    security: SecurityConfig = SecurityConfig()
     engines: dict[str, dict[str, Any]] = {}
     """``[engines.NAME]``: read by that backend's own Struct."""
     schedules: dict[str, dict[str, Any]] = {}
     """``[schedules.NAME]``: kept as written; nothing runs them yet."""
     jobs_dir: str | None = None
     """A folder of job files; kept as written; nothing watches it yet."""
+
+    def __repr__(self) -> str:
+        """Show what differs from the defaults, without secrets."""
+        shown = mask_data(msgspec.to_builtins(self))
+        usual = mask_data(msgspec.to_builtins(type(self)()))
+        told = ", ".join(f"{name}={value!r}" for name, value in shown.items() if value != usual[name])
+        return f"Config({told})"
 
 
 def seconds(value: str | float) -> float:

@@ -11,6 +11,7 @@
     │   ├── UnknownPipelineError        also LookupError
     │   ├── ArgumentsError              also TypeError; names the parameter
     │   └── PayloadError                too large, too deep, or not plain data
+    ├── QueueFullError                  too many jobs wait in the queue; nothing was written, try again later
     ├── UnsupportedError                the backend cannot do that; raised before anything was written
     ├── BackendError                    engine or broker trouble; the original is in __cause__
     │   └── BackendUnavailableError     trying again may help
@@ -30,6 +31,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+from penstock.core.secrets import mask_text
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the nearest known word, or an empty string."""
@@ -38,7 +41,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 class PenstockError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package. What is known to be secret is hidden in its message: drivers quote URLs."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*(mask_text(told) if isinstance(told, str) else told for told in args))
 
 
 class ConfigError(PenstockError):
@@ -99,6 +105,19 @@ class ArgumentsError(InvalidJobError, TypeError):
 
 class PayloadError(InvalidJobError):
     """The input is too large, too deep, or not plain data."""
+
+
+class QueueFullError(PenstockError):
+    """As many jobs wait in a queue as may; nothing was written. Trying again later may help."""
+
+    def __init__(self, queue: str, limit: int, wanted: int) -> None:
+        jobs = "the job" if wanted == 1 else f"the {wanted:,} jobs"
+        super().__init__(
+            f"queue {queue!r} is full: at most {limit:,} jobs may wait there (limits.max_queued), and {jobs} would not "
+            "fit; try again later, or start more workers"
+        )
+        self.queue = queue
+        self.limit = limit
 
 
 class UnsupportedError(PenstockError):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from penstock.core.base import Applied, Ledger
-from penstock.core.exceptions import JobNotFoundError, LedgerError
+from penstock.core.exceptions import JobNotFoundError, LedgerError, QueueFullError
 from penstock.job.lifecycle import TRANSITIONS, Event, Guard, State, Transition, shown_state
 from penstock.job.models import (
     HistoryEntry,
@@ -125,7 +125,12 @@ class MemoryLedger(Ledger):
     # -- T1 to T12 ------------------------------------------------------------------------------------------------
 
     def insert(
-        self, intents: Sequence[Intent], *, grace_s: float, connection: object | None = None
+        self,
+        intents: Sequence[Intent],
+        *,
+        grace_s: float,
+        connection: object | None = None,
+        max_queued: Mapping[str, int] | None = None,
     ) -> list[Submission]:
         """See `Ledger.insert`."""
         if connection is not None:
@@ -134,7 +139,15 @@ class MemoryLedger(Ledger):
             store, now = self._store(), self._clock()
             # All rows are built before the first is kept: one that cannot be built leaves none behind.
             wanted = [(intent, rows.queued(intent, now=now, grace_s=grace_s)) for intent in intents]
-            return [self._insert(store, intent, job) for intent, job in wanted]
+            answers = [self._insert(store, intent, job) for intent, job in wanted]
+            created = rows.created_in(answers, max_queued)
+            for queue, limit in (max_queued or {}).items():
+                if created[queue] and sum(job.queue == queue for job in store.of(State.QUEUED)) > limit:
+                    for answer in answers:
+                        if answer.outcome is Outcome.CREATED:
+                            store.delete(answer.job)
+                    raise QueueFullError(queue, limit, created[queue])
+            return answers
 
     @staticmethod
     def _insert(store: _Store, intent: Intent, job: Job) -> Submission:

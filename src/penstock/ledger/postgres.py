@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, cast
@@ -11,7 +11,7 @@ import msgspec
 from psycopg.rows import tuple_row
 
 from penstock.core.base import Applied, Finding, Ledger
-from penstock.core.exceptions import InvalidJobError, JobNotFoundError, LedgerError
+from penstock.core.exceptions import InvalidJobError, JobNotFoundError, LedgerError, QueueFullError
 from penstock.job.lifecycle import TRANSITIONS, Event, State, Transition
 from penstock.job.models import (
     HistoryEntry,
@@ -62,11 +62,17 @@ class PostgresLedger(Ledger):
     # -- T1 to T12 ------------------------------------------------------------------------------------------------
 
     def insert(
-        self, intents: Sequence[Intent], *, grace_s: float, connection: object | None = None
+        self,
+        intents: Sequence[Intent],
+        *,
+        grace_s: float,
+        connection: object | None = None,
+        max_queued: Mapping[str, int] | None = None,
     ) -> list[Submission]:
         """See `Ledger.insert`; a ``connection`` is a `psycopg.Connection` to the database of this ledger.
 
-        Until its transaction ends, whoever enqueues the same key waits for it.
+        Until its transaction ends, whoever enqueues the same key waits for it, and so does whoever enqueues into a
+        queue with a limit.
         """
         if not intents:
             return []
@@ -81,15 +87,47 @@ class PostgresLedger(Ledger):
                 for submission in self._insert(connection, batch, grace_s=grace_s, pushed=pushed, again=again)
             ]
 
+        def limited(connection: Connection, again: bool, pushed: bool = True) -> list[Submission]:
+            # One after the other, until each has committed: else two that do not see each other would both fit.
+            limits = max_queued or {}
+            for queue in sorted(limits):
+                lock = {"identity": self._server.identity, "queue": queue}
+                connection.execute(self._sql(postgres_sql.LOCK_QUEUE), lock)
+            if again:
+                ids = {"ids": [intent.id for intent in intents]}
+                if connection.execute(self._sql(postgres_sql.ANY_THERE), ids).fetchone() is not None:
+                    return work(connection, again, pushed)  # the try before was committed, all of it: it did fit
+            answers = work(connection, again, pushed)
+            for queue, number in rows.created_in(answers, limits).items():
+                statement = self._sql(postgres_sql.QUEUED_UP_TO)
+                cursor = connection.cursor(row_factory=tuple_row)
+                counted = cursor.execute(statement, {"queue": queue, "limit": limits[queue] + 1}).fetchone()
+                if counted is not None and counted[0] > limits[queue]:
+                    raise QueueFullError(queue, limits[queue], number)
+            return answers
+
         def whole(connection: Connection, again: bool) -> list[Submission]:
-            if len(batches) == 1:
+            if len(batches) == 1 and not max_queued:
                 return work(connection, again)  # one statement writes
             with connection.transaction():
-                return work(connection, again)
+                return limited(connection, again) if max_queued else work(connection, again)
+
+        def joined(theirs: Connection) -> list[Submission]:
+            if not max_queued:
+                return work(theirs, False, pushed=False)
+            # A savepoint: what does not fit is taken back, the caller's own statements stay.
+            theirs.execute("SAVEPOINT penstock")
+            try:
+                answers = limited(theirs, False, pushed=False)
+            except QueueFullError:
+                theirs.execute("ROLLBACK TO SAVEPOINT penstock")
+                raise
+            theirs.execute("RELEASE SAVEPOINT penstock")
+            return answers
 
         try:
             if connection is not None:
-                return self._server.join(connection, lambda theirs: work(theirs, False, pushed=False))
+                return self._server.join(connection, joined)
             return self._server.call(whole)
         except UnicodeEncodeError as error:
             raise InvalidJobError(f"text that is not valid Unicode cannot be stored: {error}") from error

@@ -34,6 +34,7 @@ _TYPES = {
     "elapsed_s": "float8", "progress": "float8", "attempt": "int", "publishes": "int", "nodes_done": "int",
     "nodes_total": "int",
     "limit": "bigint", "after": "bigint", "result": "bytea", "raw": "bytea", "pushed": "bool", "queues": "text[]",
+    "ids": "text[]",
 }  # fmt: skip
 _PARAMETER = re.compile(r"(?<!:):([a-z_]+)")
 
@@ -82,6 +83,9 @@ BACKLOG = (
     f"SELECT (SELECT count(*) FROM jobs WHERE {sql.QUEUED} AND scheduled_at <= :now AND {_AMONG}), "
     f"(SELECT count(*) FROM jobs WHERE {sql.RUNNING} AND {_AMONG})"
 )
+LOCK_QUEUE = "SELECT pg_advisory_xact_lock(hashtext(:identity), hashtext(:queue))"
+ANY_THERE = "SELECT 1 FROM jobs WHERE id = ANY(:ids) LIMIT 1"
+QUEUED_UP_TO = f"SELECT count(*) FROM (SELECT 1 FROM jobs WHERE {sql.QUEUED} AND queue = :queue LIMIT :limit) AS found"
 # What another purge is deleting at this moment is left to it.
 PURGE = f"""
 WITH old AS (

@@ -6,14 +6,14 @@ lose the last second.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from penstock.core.base import Applied, Finding, Ledger
-from penstock.core.exceptions import InvalidJobError, JobNotFoundError
+from penstock.core.exceptions import InvalidJobError, JobNotFoundError, QueueFullError
 from penstock.job.lifecycle import SHOWN_STATES, TRANSITIONS, Event, State, Transition
 from penstock.job.models import (
     HistoryEntry,
@@ -72,9 +72,14 @@ class RedisLedger(Ledger):
     # -- T1 to T12 ------------------------------------------------------------------------------------------------
 
     def insert(
-        self, intents: Sequence[Intent], *, grace_s: float, connection: object | None = None
+        self,
+        intents: Sequence[Intent],
+        *,
+        grace_s: float,
+        connection: object | None = None,
+        max_queued: Mapping[str, int] | None = None,
     ) -> list[Submission]:
-        """See `Ledger.insert`."""
+        """See `Ledger.insert`; with a limit, all are one script, while which nobody else is served."""
         if connection is not None:
             raise rows.cannot_join("redis://")
         if not intents:
@@ -84,9 +89,8 @@ class RedisLedger(Ledger):
         except UnicodeError as error:
             raise InvalidJobError(f"text that is not valid Unicode cannot be stored: {error}") from error
         time = self._time()
-        calls: list[Call] = [
-            (self._insert, (), (time, repr(grace_s), "1", _array(batch))) for batch in _batches(packed)
-        ]
+        batches, limits = ([packed], _pack(dict(max_queued))) if max_queued else (_batches(packed), b"")
+        calls: list[Call] = [(self._insert, (), (time, repr(grace_s), "1", _array(batch), limits)) for batch in batches]
         tried_before = False
 
         def work(client: Any, again: bool) -> list[Any]:
@@ -96,6 +100,9 @@ class RedisLedger(Ledger):
 
         answers: list[Submission] = []
         for now, *told in self._server.call(work):
+            if now == b"full":
+                queue = told[0].decode()
+                raise QueueFullError(queue, (max_queued or {})[queue], told[1])
             for answer in told:
                 intent = intents[len(answers)]
                 if answer == 1:

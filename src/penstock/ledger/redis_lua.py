@@ -228,19 +228,41 @@ def _effects(event: Event, to: State) -> str:
 
 
 def insert() -> Script:
-    """Write T1 for many intents: ARGV is the prefix, the time, the grace, whether they are pushed, the intents.
+    """Write T1 for many intents: ARGV is the prefix, the time, the grace, whether they are pushed, the intents, limits.
 
-    Answers the time, and for each intent 1 or the row that stands in its way.
+    Answers the time, and for each intent 1 or the row that stands in its way; or ``full``, the queue whose limit would
+    not hold, and how many jobs were to go there.
     """
     return Script(f"""{PRELUDE}
 local grace_s, pushed = tonumber(ARGV[3]), ARGV[4] == '1'
 local function holder(w)
   {"  ".join(UNIQUE.values())}
 end
-local answers = {{num(now)}}
-for _, given in ipairs(cmsgpack.unpack(ARGV[5])) do
-  local w = {{id = given[1], at = given[2], delay_s = given[3], queue = given[4], name = given[5], key = given[6],
+local answers, wanted = {{num(now)}}, {{}}
+for n, given in ipairs(cmsgpack.unpack(ARGV[5])) do
+  wanted[n] = {{id = given[1], at = given[2], delay_s = given[3], queue = given[4], name = given[5], key = given[6],
     tick_key = given[7], parent_id = given[8], fields = given[9]}}
+end
+if ARGV[6] ~= '' then
+  local limits, coming, ids, keys, ticks = cmsgpack.unpack(ARGV[6]), {{}}, {{}}, {{}}, {{}}
+  for _, w in ipairs(wanted) do
+    local again = ids[w.id] or (w.key and keys[w.key]) or (w.tick_key and ticks[w.tick_key])
+    if not again and not holder(w) then
+      coming[w.queue] = (coming[w.queue] or 0) + 1
+      ids[w.id] = true
+      if w.key then keys[w.key] = true end
+      if w.tick_key then ticks[w.tick_key] = true end
+    end
+  end
+  for queue, limit in pairs(limits) do
+    local queued = coming[queue] or 0
+    for _, place in ipairs({{':wait', ':retry', ':blocked'}}) do
+      queued = queued + redis.call('ZCARD', P .. 'queue:' .. queue .. place)
+    end
+    if coming[queue] and queued > limit then return {{'full', queue, coming[queue]}} end
+  end
+end
+for _, w in ipairs(wanted) do
   local held_by = holder(w)
   if held_by then
     answers[#answers + 1] = redis.call('HGETALL', P .. 'job:' .. held_by)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +11,7 @@ import msgspec
 
 from penstock.core.exceptions import UnsupportedError, did_you_mean
 from penstock.job.lifecycle import SHOWN_STATES, Event, State
-from penstock.job.models import ErrorInfo, HistoryEntry, Intent, Job, RetryPolicy
+from penstock.job.models import ErrorInfo, HistoryEntry, Intent, Job, Outcome, RetryPolicy, Submission
 
 COLUMNS: tuple[str, ...] = Job.__struct_fields__
 """A job's row has a column for each field of `Job`, by the same name and in the same order."""
@@ -87,6 +88,15 @@ def queued(intent: Intent, *, now: float, grace_s: float, pushed: bool = True) -
         published_at=at,
         publishes=1,
         publish_due_at=instant(later(now, grace_s)),
+    )
+
+
+def created_in(submissions: Iterable[Submission], queues: Mapping[str, int] | None) -> Counter[str]:
+    """Count the jobs that came into those of the queues that have a limit."""
+    return Counter(
+        s.job.queue
+        for s in submissions
+        if s.outcome is Outcome.CREATED and queues is not None and s.job.queue in queues
     )
 
 

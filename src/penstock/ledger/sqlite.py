@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from penstock.core.base import Applied, Finding, Ledger
-from penstock.core.exceptions import InvalidJobError, JobNotFoundError, LedgerError
+from penstock.core.exceptions import InvalidJobError, JobNotFoundError, LedgerError, QueueFullError
 from penstock.job.lifecycle import TRANSITIONS, Event, State, Transition
 from penstock.job.models import (
     HistoryEntry,
@@ -55,6 +55,7 @@ _BACKLOG = (
     f"SELECT (SELECT count(*) FROM jobs WHERE {sql.QUEUED} AND scheduled_at <= :now{{among}}), "
     f"(SELECT count(*) FROM jobs WHERE {sql.RUNNING}{{among}})"
 )
+_QUEUED_UP_TO = f"SELECT count(*) FROM (SELECT 1 FROM jobs WHERE {sql.QUEUED} AND queue = ? LIMIT ?)"
 _AMONG = " AND queue IN (SELECT value FROM json_each(:queues))"
 # A report about a job that is gone finds no row to belong to.
 _LOG = (
@@ -117,7 +118,12 @@ class SqliteLedger(Ledger):
     # -- T1 to T12 ------------------------------------------------------------------------------------------------
 
     def insert(
-        self, intents: Sequence[Intent], *, grace_s: float, connection: object | None = None
+        self,
+        intents: Sequence[Intent],
+        *,
+        grace_s: float,
+        connection: object | None = None,
+        max_queued: Mapping[str, int] | None = None,
     ) -> list[Submission]:
         """See `Ledger.insert`; a ``connection`` is a `sqlite3.Connection` to the very file of this ledger."""
         pushed = connection is None
@@ -125,10 +131,25 @@ class SqliteLedger(Ledger):
         def work(connection: sqlite3.Connection) -> list[Submission]:
             now = self._clock()
             wanted = (rows.queued(intent, now=now, grace_s=grace_s, pushed=pushed) for intent in intents)
-            return [self._insert(connection.cursor(), job) for job in wanted]
+            answers = [self._insert(connection.cursor(), job) for job in wanted]
+            if max_queued:
+                self._check_room(connection, rows.created_in(answers, max_queued), max_queued)
+            return answers
+
+        def all_or_none(connection: sqlite3.Connection) -> list[Submission]:
+            connection.execute("SAVEPOINT penstock")
+            try:
+                return work(connection)
+            except BaseException:
+                connection.execute("ROLLBACK TO penstock")
+                raise
+            finally:
+                connection.execute("RELEASE penstock")
 
         try:
-            return self._file.transaction(work) if connection is None else self._file.join(connection, work)
+            if connection is None:
+                return self._file.transaction(work)
+            return self._file.join(connection, all_or_none if max_queued else work)
         except UnicodeEncodeError as error:
             raise InvalidJobError(f"text that is not valid Unicode cannot be stored: {error}") from error
 
@@ -165,6 +186,17 @@ class SqliteLedger(Ledger):
         if holder is None:
             raise LedgerError(f"job {job.id} was refused, and no job that stands in its way is there")
         return Submission(rows.job_of(holder), Outcome.KEPT)
+
+    @staticmethod
+    def _check_room(connection: sqlite3.Connection, created: Mapping[str, int], max_queued: Mapping[str, int]) -> None:
+        """Count after the insert, which holds the write lock: what is counted now is what there will be."""
+        for queue, number in created.items():
+            limit = max_queued[queue]
+            cursor = connection.cursor()
+            cursor.row_factory = None  # the caller's own connection may have one
+            (queued,) = cursor.execute(_QUEUED_UP_TO, (queue, limit + 1)).fetchone()
+            if queued > limit:
+                raise QueueFullError(queue, limit, number)
 
     def apply(self, transition: Transition) -> Applied | None:
         """See `Ledger.apply`."""
