@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         JobFailedError,
         JobNotFoundError,
         PenstockError,
+        QueueFullError,
         ResultTimeoutError,
     )
     from penstock.handle import CancelOutcome, JobHandle
@@ -39,6 +40,7 @@ _HOMES = {
     "Outcome": "job.models",
     "PenstockError": "core.exceptions",
     "PublishWarning": "client",
+    "QueueFullError": "core.exceptions",
     "Ref": "job.models",
     "ResultTimeoutError": "core.exceptions",
     "RetryPolicy": "job.models",
@@ -63,6 +65,7 @@ __all__ = [  # noqa: RUF022 - the verbs and the main class first
     "Outcome",
     "PenstockError",
     "PublishWarning",
+    "QueueFullError",
     "Ref",
     "ResultTimeoutError",
     "RetryPolicy",

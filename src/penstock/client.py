@@ -153,6 +153,7 @@ class JobQueue(Rooms):
             InvalidJobError: the input or an option is wrong; nothing was written.
             UnsupportedError: the backend cannot do what was asked, or the ledger cannot join that connection;
                 nothing was written.
+            QueueFullError: as many jobs wait in the queue as ``limits.max_queued`` allows; nothing was written.
             LedgerError: nothing was written.
 
         Warns:
@@ -230,7 +231,7 @@ class JobQueue(Rooms):
 
     def _intent(self, call: Call, parent_id: str | None = None) -> Intent:
         return intent(
-            self.config, call.options, kind=call.kind, name=call.name, spec=encode_spec(call.spec),
+            self.config, call.options, kind=call.kind, name=call.name, spec=encode_spec(call.spec, self.config.limits),
             isolation=self._isolation(call), parent_id=parent_id,
         )  # fmt: skip
 
@@ -251,7 +252,10 @@ class JobQueue(Rooms):
             # Nobody sweeps there: what is not pushed now would never run.
             raise UnsupportedError(self.gateway.scheme, "workers", " Enqueue after your commit, without connection=.")
         submissions = self.ledger.insert(
-            intents, grace_s=seconds(self.config.sweep.publish_grace), connection=connection
+            [self.signer.signed(wanted) for wanted in intents],
+            grace_s=seconds(self.config.sweep.publish_grace),
+            connection=connection,
+            max_queued=self.config.limits.queued_max(wanted.queue for wanted in intents),
         )
         messages = [message_for(s.job) for s in submissions if s.outcome is Outcome.CREATED and s.job.publishes]
         if messages:
@@ -267,7 +271,8 @@ class JobQueue(Rooms):
         return [JobHandle(self, s.job, s.outcome) for s in submissions]
 
     def resubmit(self, job: Job) -> JobHandle:
-        """Submit a job's input again as a new job; see `JobHandle.retry`."""
+        """Submit a job's input again as a new job; see `JobHandle.retry`. Raises `InvalidJobError` for a forged one."""
+        self.signer.check(job)
         asked: dict[str, Any] = {name: getattr(job, name) for name in Intent.__struct_fields__ if hasattr(job, name)}
         asked |= {"id": new_job_id(), "parent_id": job.id, "tick_key": None}
         return self._submit([Intent(**asked)])[0]

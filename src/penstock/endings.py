@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
+
 from penstock.body import Ended
+from penstock.core.secrets import mask_text
 from penstock.job import lifecycle
 from penstock.job.lifecycle import Reason, Transition
-from penstock.job.models import ErrorInfo, Job
+from penstock.job.models import ErrorInfo, Job, secrets_of
 
 MISSING = "Missing"
 """The type of the error with which an attempt is handed back whose task is not known here."""
@@ -61,6 +64,18 @@ def ending(job: Job, ended: Ended, elsewhere: Elsewhere) -> Transition:
             # Stopped because its lease could not be kept. Where nobody has taken the job meanwhile it is handed back,
             # as an outage is no fault of its own; else the guard refuses this.
             return lifecycle.release(job.id, attempt=job.attempt)
+
+
+def veiled(job: Job, ended: Ended) -> Ended:
+    """Hide secrets in what a body's error says: those of this process, and those of the job's own input."""
+    error = ended.error
+    if error is None:
+        return ended
+    secrets = secrets_of(job)
+    hidden = msgspec.structs.replace(
+        error, message=mask_text(error.message, secrets), traceback=mask_text(error.traceback, secrets)
+    )
+    return msgspec.structs.replace(ended, error=hidden)
 
 
 def first_line(job: Job, ended: Ended) -> str | None:

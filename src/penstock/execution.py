@@ -20,11 +20,12 @@ from penstock.claims import Claims
 from penstock.core.base import Applied
 from penstock.core.config import Config, seconds
 from penstock.core.exceptions import InvalidJobError, JobNotFoundError, LedgerError, LedgerUnavailableError
-from penstock.endings import MISSING, Elsewhere, ending, first_line
+from penstock.endings import MISSING, Elsewhere, ending, first_line, veiled
 from penstock.heart import Heart, Owned
 from penstock.job import lifecycle
 from penstock.job.lifecycle import Transition
 from penstock.job.models import ErrorInfo, Job, Message
+from penstock.refusals import Refusals
 from penstock.run import JobInterrupted, Run, current_run
 from penstock.runners import runner_for
 from penstock.runners.errors import describe_error
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from penstock.core.base import Ledger, Runner
     from penstock.results import ResultStore
     from penstock.runners.isolation import ChildPool
+    from penstock.signing import Signer
 
 logger = logging.getLogger("penstock.execution")
 
@@ -52,12 +54,14 @@ class Execution:
         owner: str,
         results: Callable[[], ResultStore],
         children: Callable[[], ChildPool],
+        signer: Signer,
         changed: Callable[[Job, Transition], None],
         listened: Callable[[], bool] = lambda: True,
     ) -> None:
         self.owner = owner
         self.counts: Counter[str] = Counter()
-        """claimed, refused (their job was not to be had), foreign (of others), and one for each way of ending."""
+        """claimed, refused (their job was not to be had), foreign (of others), what `Refusals` refuses, and one for
+        each way of ending."""
         self.capture: Capture | None = None
         """Set by a worker: keeps what inline bodies print and log."""
         self.elsewhere = Elsewhere()
@@ -72,6 +76,7 @@ class Execution:
         self.claims = Claims(ledger, self._writer, self.heart, owner=owner, lease_s=self._lease_s, count=self._count)
         self._results = results
         self._children = children
+        self._limits = config.limits
         self._refusals = Refusals(signer, config.limits, self._count)
         self._changed = changed
         self._listened = listened
@@ -92,7 +97,7 @@ class Execution:
             owned = self.claims.take(job_id)
             if owned is None:
                 continue
-            ended = self._refuse(owned) or self._guarded(lambda o=owned: self._body(o), owned)
+            ended = veiled(owned.job, self._refuse(owned) or self._guarded(lambda o=owned: self._body(o), owned))
             self._settle(owned, ended)
             failure = failure or first_line(owned.job, ended)
         return failure
@@ -112,6 +117,7 @@ class Execution:
                 ended = await self._abody(owned)
             elif ended is None:
                 ended = await bridge.in_thread(self._guarded, lambda o=owned: self._body(o), owned)
+            ended = veiled(owned.job, ended)
             await self._asettle(owned, ended)
             failure = failure or first_line(owned.job, ended)
         return failure
@@ -153,9 +159,11 @@ class Execution:
             self.counts[name] += number
 
     def _refuse(self, owned: Owned) -> Ended | None:
-        """Hand back at once what this process cannot run, or must not start any more."""
+        """Hand back at once what this process cannot run, or must not start any more; end what nobody may run."""
         if self.releasing:
             return Ended(how="released")
+        if (ended := self._refusals.ended(owned.job)) is not None:
+            return ended
         try:
             why = runner_for(owned.job.kind).missing(owned.job)
         except InvalidJobError as error:
@@ -230,7 +238,9 @@ class Execution:
         job = owned.job
         if job.timeout_s is not None:
             self.heart.watch(owned, owned.renewed + job.timeout_s)
-        return Run(job, emit=owned.reports.append, interrupt=owned.interrupt)
+        return Run(
+            job, emit=owned.reports.append, interrupt=owned.interrupt, log_max_bytes=self._limits.log_max_bytes
+        )
 
     def _returned(self, runner: Runner, job: Job, value: Any) -> Ended:
         if value is None:

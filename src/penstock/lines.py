@@ -1,13 +1,15 @@
-"""What is kept of the lines that a body writes: each cut to size, all of them counted."""
+"""What is kept of the lines that a body writes: without secrets, each cut to size, all of them counted."""
 
 from __future__ import annotations
 
 import codecs
 import threading
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from penstock.core.secrets import mask_text
 from penstock.job.models import LogLine
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 MAX_LINES = 10_000
 MAX_BYTES = 1024 * 1024
 MAX_LINE_BYTES = 8 * 1024
+TAIL_BYTES = 64 * 1024
+"""Of what is over the limit, the end is kept: it tells why a body ended."""
 
 echo: Callable[[LogLine], None] | None = None
 """Also shown each line that is kept, where a worker echoes its bodies on the console."""
@@ -36,11 +40,21 @@ def printable(text: str) -> str:
 class LineKeeper:
     """Makes log lines of what one attempt writes. Safe from any thread.
 
-    Keeps at most `MAX_LINES` lines and `MAX_BYTES` bytes per attempt and `MAX_LINE_BYTES` per line; `close` adds one
-    line that tells how many more there were.
+    Keeps at most `MAX_LINES` lines and ``max_bytes`` bytes per attempt and `MAX_LINE_BYTES` per line; `close` adds the
+    last `TAIL_BYTES` of what came after that, and before them a line that tells how much is left out.
     """
 
-    def __init__(self, job_id: str, attempt: int, emit: Emit) -> None:
+    def __init__(
+        self,
+        job_id: str,
+        attempt: int,
+        emit: Emit,
+        *,
+        max_bytes: int = MAX_BYTES,
+        veil: Callable[[str], str] = mask_text,
+    ) -> None:
+        self._max_bytes = max_bytes
+        self._veil = veil
         self._job_id = job_id
         self._attempt = attempt
         self._emit = emit
@@ -49,22 +63,33 @@ class LineKeeper:
         self._decoders: dict[str, codecs.IncrementalDecoder] = {}
         self._lines = 0
         self._bytes = 0
+        self._tail: deque[tuple[LogLine, int]] = deque()
+        self._tail_bytes = 0
         self._dropped_lines = 0
         self._dropped_bytes = 0
 
     def add(self, level: str, source: str, text: str, *, node: str | None = None) -> None:
         """Keep one entry, which may hold line breaks of its own (a logged traceback)."""
+        text = self._veil(text)
         size = len(text)
         if size * 4 > MAX_LINE_BYTES or not text.isascii():
             text, size = _cut(printable(text))
         with self._lock:
-            if self._lines >= MAX_LINES or self._bytes + size > MAX_BYTES:
-                self._dropped_lines += 1
-                self._dropped_bytes += size
+            if self._lines >= MAX_LINES or self._bytes + size > self._max_bytes:
+                self._keep_in_tail(self._line(level, source, text, node), size)
                 return
             self._lines += 1
             self._bytes += size
-        self._tell(level, source, text, node)
+        self._tell(self._line(level, source, text, node))
+
+    def _keep_in_tail(self, line: LogLine, size: int) -> None:
+        self._tail.append((line, size))
+        self._tail_bytes += size
+        while self._tail_bytes > TAIL_BYTES or len(self._tail) > MAX_LINES:
+            _, gone = self._tail.popleft()
+            self._tail_bytes -= gone
+            self._dropped_lines += 1
+            self._dropped_bytes += gone
 
     def feed(self, source: str, text: str) -> None:
         """Take a piece of a stream; whole lines are kept at once, the rest when its line ends."""
@@ -108,17 +133,19 @@ class LineKeeper:
         with self._lock:
             lines, size = self._dropped_lines, self._dropped_bytes
             self._dropped_lines = self._dropped_bytes = 0
+            tail, self._tail = self._tail, deque()
+            self._tail_bytes = 0
         if lines:
-            self._tell(
-                "WARNING",
-                "penstock",
-                f"{lines} further lines ({size:,} bytes) were dropped: an attempt keeps at most {MAX_LINES:,} lines "
-                f"and {MAX_BYTES // 1024:,} KiB",
-                None,
+            told = (
+                f"{lines} lines ({size:,} bytes) were dropped here: an attempt keeps its first {MAX_LINES:,} lines or "
+                f"{self._max_bytes:,} bytes (limits.log_max_bytes), and its last {TAIL_BYTES:,} bytes"
             )
+            self._tell(self._line("WARNING", "penstock", told, None))
+        for line, _ in tail:
+            self._tell(line)
 
-    def _tell(self, level: str, source: str, text: str, node: str | None) -> None:
-        line = LogLine(
+    def _line(self, level: str, source: str, text: str, node: str | None) -> LogLine:
+        return LogLine(
             job_id=self._job_id,
             attempt=self._attempt,
             at=datetime.now(UTC),
@@ -127,6 +154,8 @@ class LineKeeper:
             text=text,
             node=node,
         )
+
+    def _tell(self, line: LogLine) -> None:
         speaking.on = True
         try:
             self._emit(line)

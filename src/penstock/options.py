@@ -14,6 +14,7 @@ from penstock.core.exceptions import ConfigError, InvalidJobError, did_you_mean
 from penstock.job.limits import OPTIONS as LIMITS
 from penstock.job.limits import limits_entry, parse_cpu_s, parse_memory_bytes, parse_open_files
 from penstock.job.models import JOB_ID, NAME, QUEUE, Intent, Isolation, RetryPolicy, new_job_id
+from penstock.signing import RESERVED
 
 if TYPE_CHECKING:
     from penstock.core.config import Config
@@ -239,6 +240,8 @@ def _metadata(value: Any) -> tuple[str, Any]:
     for name, text in pairs.items():
         if not isinstance(name, str) or not isinstance(text, str):
             raise ValueError(f"{name!r}: names and values must be texts")  # noqa: TRY004 - one error class
+        if name.startswith(RESERVED):
+            raise ValueError(f"{name!r}: names that begin with {RESERVED!r} are taken")
     return "metadata", dict(pairs)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -15,23 +16,26 @@ from uuid import UUID
 
 import msgspec
 
+from penstock.core.config import LimitsConfig
 from penstock.core.exceptions import PayloadError
 from penstock.job.models import Ref
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 64
+"""The defaults of ``limits.payload_max_bytes`` and ``limits.payload_max_depth``, and the most that these allow."""
 _MAX_INT = 2**63
 _SCALARS = (bool, bytes, bytearray, date, datetime, time, timedelta, Decimal, UUID, PurePath, type(None))
 _TABLES = {"pandas", "polars", "pyarrow", "numpy", "xarray", "dask", "narwhals", "duckdb"}
+_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKET = re.compile(rb"[\[\]{}]")
 _encoder = msgspec.json.Encoder(enc_hook=lambda value: plain_or_raise(value))
 
 
-def encode_spec(spec: msgspec.Struct) -> bytes:
+def encode_spec(spec: msgspec.Struct, limits: LimitsConfig = LimitsConfig()) -> bytes:  # noqa: B008 - frozen
     """Return the JSON of a job's spec.
 
     Raises:
-        PayloadError: a value is not plain data, lies over `MAX_DEPTH` deep, or the whole is over `MAX_BYTES`; names
-            the path to it.
+        PayloadError: a value is not plain data, or it is over one of the limits; names the path to it.
     """
     refuse_in_script()
     for name in spec.__struct_fields__:
@@ -44,12 +48,38 @@ def encode_spec(spec: msgspec.Struct) -> bytes:
         raise PayloadError(f"the input is nested over {MAX_DEPTH} levels deep; flatten it, or pass a path") from None
     except (TypeError, ValueError, OverflowError) as error:
         raise PayloadError(f"the input cannot be written as JSON: {error}") from None
-    if len(encoded) > MAX_BYTES:
-        raise PayloadError(
-            f"the input takes {len(encoded):,} bytes, the limit is {MAX_BYTES:,}: store it first with "
-            "queue.store(...) and pass the Ref, or pass a path"
-        )
+    if (problem := over_limits(encoded, limits)) is not None:
+        raise PayloadError(problem)
     return encoded
+
+
+def over_limits(spec: bytes, limits: LimitsConfig) -> str | None:
+    """Say which limit an encoded input is over, looking at no more of it than needed; None: at none.
+
+    A worker asks this of what it claims: whoever wrote the row need not have asked.
+    """
+    max_bytes, max_depth = limits.payload_max_bytes, limits.payload_max_depth
+    if len(spec) > max_bytes:
+        return (
+            f"the input takes {len(spec):,} bytes, the limit is {max_bytes:,} (limits.payload_max_bytes): store it "
+            "first with queue.store(...) and pass the Ref, or pass a path"
+        )
+    enough = max_depth + 1  # the spec around the arguments does not count
+    if spec.count(b"[") + spec.count(b"{") > enough and _depth_of(spec, enough) > enough:
+        return (
+            f"the input is nested over {max_depth} levels deep (limits.payload_max_depth); flatten it, or pass a path"
+        )
+    return None
+
+
+def _depth_of(text: bytes, enough: int) -> int:
+    depth = deepest = 0
+    for bracket in _BRACKET.finditer(_QUOTED.sub(b"", text)):
+        depth += 1 if bracket[0] in b"[{" else -1
+        deepest = max(deepest, depth)
+        if deepest > enough:
+            break
+    return deepest
 
 
 def plain_data_or_raise(value: Any, path: str, depth: int = 1) -> None:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import msgspec
 
 from penstock.codecs import Coded, NoCodecError, encode_plain, encode_value
+from penstock.core.config import LimitsConfig
 from penstock.core.exceptions import ResultError
 from penstock.job.models import JOB_ID, Ref, new_job_id
 from penstock.payload import describe
@@ -56,13 +57,17 @@ class ResultStore:
     and models as dicts. DataFrames and arrays come back as what they were.
     """
 
-    def __init__(self, location: str | Path, *, inline_max_bytes: int = 32_768) -> None:
+    def __init__(
+        self, location: str | Path, *, inline_max_bytes: int = 32_768, max_bytes: int = LimitsConfig().result_max_bytes
+    ) -> None:
         """Set up a store.
 
         Args:
             location: an fsspec URL or a folder; a relative folder is taken from the current one, now.
             inline_max_bytes: plain data up to this size stays in the ledger.
+            max_bytes: a value that would take more in the store is dropped.
         """
+        self._max_bytes = max_bytes
         self.inline_max_bytes = inline_max_bytes
         self._store = Store(str(location))
 
@@ -79,7 +84,7 @@ class ResultStore:
         """
         if value is None:
             return None
-        writing = _Writing(self._store, job_id, attempt, self.inline_max_bytes)
+        writing = _Writing(self._store, job_id, attempt, self.inline_max_bytes, self._max_bytes)
         if parts and isinstance(value, Mapping):
             stored: StoredResult = writing.parts(cast("Mapping[Any, Any]", value))
         else:
@@ -129,6 +134,10 @@ class ResultStore:
             coded = encode_value(value)
         except NoCodecError as error:
             raise ResultError(f"{name} cannot be stored: it is a {describe(value)} ({error})") from error
+        if len(coded.raw) > self._max_bytes:
+            raise ResultError(
+                f"{name} takes {len(coded.raw):,} bytes, the limit is {self._max_bytes:,} (limits.result_max_bytes)"
+            )
         return self._store.write((_INPUTS, new_job_id()), _file_name(name), coded)
 
     def load_ref(self, ref: Ref) -> Any:
@@ -147,7 +156,8 @@ class ResultStore:
 class _Writing:
     """The writing of one result: its refs, then its manifest."""
 
-    def __init__(self, store: Store, job_id: str, attempt: int, inline_max_bytes: int) -> None:
+    def __init__(self, store: Store, job_id: str, attempt: int, inline_max_bytes: int, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self._store = store
         self._job_id = job_id
         self._attempt = attempt
@@ -183,6 +193,9 @@ class _Writing:
             coded = encode_value(value)
         except NoCodecError as error:
             return Dropped(kind=describe(value), reason=str(error))
+        if len(coded.raw) > self._max_bytes:
+            reason = f"it takes {len(coded.raw):,} bytes, the limit is {self._max_bytes:,} (limits.result_max_bytes)"
+            return Dropped(kind=describe(value), reason=reason)
         folder = (_checked(self._job_id), str(int(self._attempt)))
         ref = self._refs[name] = self._store.write(folder, _file_name(name), coded)
         return ref

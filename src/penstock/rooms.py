@@ -13,12 +13,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from penstock import registry
 from penstock.core.config import Config, seconds
+from penstock.core.secrets import remember, secrets_in
 from penstock.gateway import Gateway
 from penstock.job.lifecycle import Transition
 from penstock.job.models import Job, worker_id
 from penstock.ledger import open_ledger
+from penstock.settings.environment import remember_environment
+from penstock.signing import Signer
 from penstock.sweeper import Sweeper
 
 if TYPE_CHECKING:
@@ -63,6 +68,9 @@ class Rooms:
         self.config = config
         self.root = root
         self.owner = worker_id()
+        remember(secrets_in(msgspec.to_builtins(config)))
+        remember_environment()
+        self.signer = Signer(config.security.signing_keys, config.namespace)
         self._given_ledger = ledger
         self.opening = threading.RLock()
         """Held while a room is opened."""
@@ -100,7 +108,11 @@ class Rooms:
         """The store of results that outgrow the ledger."""
         from penstock.results import ResultStore
 
-        return ResultStore(self.config.results, inline_max_bytes=self.config.result_inline_max_bytes)
+        return ResultStore(
+            self.config.results,
+            inline_max_bytes=self.config.result_inline_max_bytes,
+            max_bytes=self.config.limits.result_max_bytes,
+        )
 
     @opened
     def sweeper(self) -> Sweeper:
@@ -117,6 +129,7 @@ class Rooms:
             inline_max_bytes=self.config.result_inline_max_bytes,
             max_jobs_per_child=self.config.worker.max_jobs_per_child,
             cancel_grace_s=seconds(self.config.lease.cancel_grace),
+            limits=self.config.limits,
         )
         self._closers.insert(0, pool.close)
         return pool
@@ -140,6 +153,7 @@ class Rooms:
             owner=self.owner,
             results=lambda: self.results,
             children=lambda: self.children,
+            signer=self.signer,
             changed=self._tell,
             listened=lambda: bool(self._listeners or self._plugin_listeners),
         )

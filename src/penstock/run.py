@@ -8,8 +8,11 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from penstock.job.models import Progress
-from penstock.lines import LineKeeper, printable
+import msgspec
+
+from penstock.core.secrets import mask_text
+from penstock.job.models import NodeRun, Progress, secrets_of
+from penstock.lines import MAX_BYTES, LineKeeper, printable
 
 if TYPE_CHECKING:
     from penstock.body import Cause, Emit, Interrupt
@@ -38,10 +41,21 @@ class Run:
     Reports are passed on at once and never raise; what was reported last may be lost if the process dies.
     """
 
-    __slots__ = ("_emit", "_interrupt", "_keeper", "_message", "_progress", "_told", "attempt", "job_id", "name",
-                 "own_process", "started_at")  # fmt: skip
+    __slots__ = ("_emit", "_interrupt", "_job", "_keeper", "_log_max_bytes", "_message", "_progress", "_secrets",
+                 "_told", "attempt", "job_id", "name", "own_process", "started_at")  # fmt: skip
 
-    def __init__(self, job: Job, *, emit: Emit, interrupt: Interrupt | None = None, own_process: bool = False) -> None:
+    def __init__(
+        self,
+        job: Job,
+        *,
+        emit: Emit,
+        interrupt: Interrupt | None = None,
+        own_process: bool = False,
+        log_max_bytes: int = MAX_BYTES,
+    ) -> None:
+        self._job = job
+        self._secrets: frozenset[str] | None = None
+        self._log_max_bytes = log_max_bytes
         self.job_id = job.id
         self.attempt = job.attempt
         """Counts from 1; a body that must not act twice looks at `idempotency_key` instead."""
@@ -84,7 +98,7 @@ class Run:
 
     @message.setter
     def message(self, value: str) -> None:
-        value = printable(str(value))[:_MESSAGE_MAX]
+        value = self._veil(printable(str(value)))[:_MESSAGE_MAX]
         if value != self._message:
             self._message = value
             self._emit(Progress(job_id=self.job_id, attempt=self.attempt, message=value))
@@ -110,7 +124,15 @@ class Run:
 
     def report(self, report: Report) -> None:
         """Pass on news of this attempt that a runner has made."""
+        if isinstance(report, NodeRun) and report.error is not None:
+            report = msgspec.structs.replace(report, error=self._veil(report.error))
         self._emit(report)
+
+    def _veil(self, text: str) -> str:
+        """Hide this process's secrets, and those of the job's own input."""
+        if self._secrets is None:
+            self._secrets = secrets_of(self._job)
+        return mask_text(text, self._secrets)
 
     @property
     def lines(self) -> LineKeeper:
@@ -118,7 +140,9 @@ class Run:
         keeper = self._keeper
         if keeper is None:
             with _making:
-                keeper = self._keeper = self._keeper or LineKeeper(self.job_id, self.attempt, self._emit)
+                keeper = self._keeper = self._keeper or LineKeeper(
+                    self.job_id, self.attempt, self._emit, max_bytes=self._log_max_bytes, veil=self._veil
+                )
         return keeper
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ import msgspec
 import msgspec.inspect
 
 from penstock.core.exceptions import ArgumentsError, PayloadError
+from penstock.core.secrets import is_secret_name
 from penstock.core.typed import prepared
 from penstock.job.models import Ref
 from penstock.payload import plain_data_or_raise, plain_or_raise
@@ -81,6 +82,17 @@ class Plan:
                     self._check_one(key, item, self._by_name.get(name))
             else:
                 self._check_one(name, value, self._by_name.get(name))
+
+    def named(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Return the arguments of a call, those for secret parameters by keyword: a name says what is to be hidden."""
+        parameters = list(self._signature.parameters.values())[: len(args)]
+        for at, parameter in enumerate(parameters):
+            if is_secret_name(parameter.name) and all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters[at:]):
+                if len(parameters) < len(args):
+                    break  # the rest goes to *args, which no keyword may go before
+                by_name = {p.name: value for p, value in zip(parameters[at:], args[at:], strict=True)}
+                return list(args[:at]), {**by_name, **kwargs}
+        return list(args), dict(kwargs)
 
     def call(self, fn: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], run: Any) -> Any:
         """Call the function with stored arguments, restored to their types, refs loaded, the run put in its place."""

@@ -8,7 +8,7 @@ import pytest
 from penstock.body import Interrupt
 from penstock.job.lifecycle import State
 from penstock.job.models import Job, LogLine, Progress
-from penstock.lines import MAX_LINE_BYTES, MAX_LINES
+from penstock.lines import MAX_BYTES, MAX_LINE_BYTES, MAX_LINES, TAIL_BYTES
 from penstock.run import JobInterrupted, Run, current_run
 
 NOW = datetime.now(UTC)
@@ -101,12 +101,17 @@ def test_an_interrupt_is_not_swallowed_by_except_exception() -> None:
     assert not issubclass(JobInterrupted, Exception)
 
 
-def test_lines_over_the_limit_are_counted_not_kept(run: Run, told: list[Any]) -> None:
-    for number in range(MAX_LINES + 5):
-        run.log(str(number))
+def test_of_lines_over_the_limit_the_last_are_kept_and_the_others_counted(run: Run, told: list[Any]) -> None:
+    for number in range(MAX_LINES + 1000):
+        run.log(f"{number:0256}")
     run.close()
-    assert len(texts(told)) == MAX_LINES + 1
-    assert texts(told)[-1].startswith("5 further lines")
+    kept = texts(told)
+    told_at = next(at for at, text in enumerate(kept) if not text.isdigit())
+    assert (kept[0], kept[-1]) == (f"{0:0256}", f"{MAX_LINES + 999:0256}")
+    assert sum(len(text) for text in kept[:told_at]) == MAX_BYTES
+    assert sum(len(text) for text in kept[told_at + 1 :]) == TAIL_BYTES
+    assert kept[told_at].startswith(f"{MAX_LINES + 1000 - (len(kept) - 1)} lines (")
+    assert "limits.log_max_bytes" in kept[told_at]
 
 
 def test_a_long_line_is_cut_and_says_so(run: Run, told: list[Any]) -> None:

@@ -10,6 +10,7 @@ from typing import TextIO
 from cyclopts import CycloptsError
 
 from penstock.core import exceptions as errors
+from penstock.core.secrets import mask_text
 
 OK = 0
 JOB_FAILED = 1
@@ -18,6 +19,7 @@ CONFIG = 3
 UNREACHABLE = 4
 NOT_FOUND = 5
 UNSUPPORTED = 6
+TRY_LATER = 75  # EX_TEMPFAIL of sysexits.h
 BUG = 70  # EX_SOFTWARE of sysexits.h
 TIMED_OUT = 124  # as timeout(1)
 INTERRUPTED = 130  # 128 + SIGINT
@@ -40,6 +42,7 @@ CODES: tuple[tuple[type[BaseException], int, str], ...] = (
     (errors.BackendNotInstalledError, CONFIG, ""),
     (errors.UnknownBackendError, CONFIG, "penstock backends"),
     (errors.ConfigError, CONFIG, "penstock config show"),
+    (errors.QueueFullError, TRY_LATER, "penstock jobs --state queued"),
     (errors.UnsupportedError, UNSUPPORTED, "penstock backends"),
     (errors.BackendError, UNREACHABLE, "penstock doctor"),
     (errors.LedgerError, UNREACHABLE, "penstock doctor"),
@@ -78,9 +81,9 @@ def tell(error: BaseException, *, as_json: bool, verbose: bool, to: TextIO | Non
     if code == INTERRUPTED:
         message = "interrupted"
     elif code == BUG:
-        message = f"{type(error).__name__}: {error}"
+        message = mask_text(f"{type(error).__name__}: {error}")
     else:
-        message = str(error).strip()
+        message = mask_text(str(error).strip())
     further = hint(error)
     if as_json:
         document = {
@@ -90,7 +93,7 @@ def tell(error: BaseException, *, as_json: bool, verbose: bool, to: TextIO | Non
         stream.write(json.dumps(document, ensure_ascii=False) + "\n")
         return code
     if verbose and code not in (INTERRUPTED, USAGE):
-        traceback.print_exception(error, file=stream)
+        stream.write(mask_text("".join(traceback.format_exception(error))))
     stream.write(f"penstock: error: {message}\n")
     if further:
         stream.write(f"  next: {further}\n")

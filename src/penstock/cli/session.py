@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from penstock.client import JobQueue, TasksNotLoadedWarning
+from penstock.core.secrets import mask_known, mask_text
 from penstock.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -97,11 +98,11 @@ class Session:
 
     def write(self, text: str) -> None:
         """Write one line of data, as it is."""
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(mask_known(text) + "\n")
 
     def document(self, value: Any) -> None:
         """Write one JSON document on one line."""
-        sys.stdout.write(msgspec.json.encode(value, enc_hook=_plain).decode() + "\n")
+        sys.stdout.write(mask_known(msgspec.json.encode(value, enc_hook=_plain).decode()) + "\n")
 
     def raise_if_nobody_reads(self) -> None:
         """Raise BrokenPipeError when the reader of stdout has left: what waits for news writes nothing that fails."""
@@ -127,21 +128,35 @@ class Session:
         level = logging.ERROR if self.quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(self.verbose, 2)]
         logging.basicConfig(level=level, stream=sys.stderr, format="penstock: %(levelname)s: %(name)s: %(message)s")
         logging.getLogger("penstock").setLevel(level)
+        for handler in logging.getLogger().handlers:
+            if handler.formatter is not None:
+                handler.setFormatter(_Veiled(handler.formatter))
         shown = warnings.showwarning
         warnings.simplefilter("always", TasksNotLoadedWarning)
 
         def show(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
             if isinstance(message, TasksNotLoadedWarning):
-                sys.stderr.write(f"penstock: error: {message}\n")
+                sys.stderr.write(f"penstock: error: {mask_text(str(message))}\n")
                 if message.traceback:
-                    sys.stderr.write(f"{message.traceback.rstrip()}\n")
+                    sys.stderr.write(f"{mask_text(message.traceback.rstrip())}\n")
             elif issubclass(category, UserWarning):
                 if not self.quiet:
-                    sys.stderr.write(f"penstock: warning: {message}\n")
+                    sys.stderr.write(f"penstock: warning: {mask_text(str(message))}\n")
             elif self.verbose:
                 shown(message, category, *place, **more)
 
         warnings.showwarning = show
+
+
+class _Veiled(logging.Formatter):
+    """Writes as another formatter does, without secrets: libraries log the URLs that they connect to."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self._formatter = formatter
+
+    def format(self, record: logging.LogRecord) -> str:
+        return mask_text(self._formatter.format(record))
 
 
 def words(given: Sequence[str]) -> list[str]:

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-import msgspec
 from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
 from penstock.core.durations import format_duration
+from penstock.core.secrets import mask_data
 from penstock.job.lifecycle import State, shown_state
-from penstock.job.models import Attempt, Job, LogLine, NodeRun
+from penstock.job.models import Attempt, Job, LogLine, NodeRun, shown_spec
 
 STATES: dict[str, tuple[str, str]] = {
     "scheduled": ("◷", "blue"),
@@ -269,8 +269,9 @@ def job_document(job: Job, now: datetime) -> dict[str, Any]:
     return {
         "schema": "penstock.job/1",
         **fields,
+        "metadata": mask_data(job.metadata),
         "state": shown_state(job, now),
         "stored_state": job.state.value,
-        "spec": msgspec.Raw(job.spec),
+        "spec": shown_spec(job.spec),
         "seconds": took_s(job, now),
     }

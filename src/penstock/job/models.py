@@ -16,6 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from penstock.core.durations import parse_duration_s
+from penstock.core.secrets import mask_data, secrets_in
 from penstock.core.typed import prepared
 from penstock.job.lifecycle import Event, State
 
@@ -129,6 +130,36 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
     parent_id: str | None = None
     tags: tuple[str, ...] = ()
     metadata: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        """Show what differs from the defaults; the input without secrets, the result as its size."""
+        shown: dict[str, Any] = {}
+        for field in msgspec.structs.fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                shown[field.name] = value
+        shown["spec"] = shown_spec(self.spec)
+        if "metadata" in shown:
+            shown["metadata"] = mask_data(self.metadata)
+        if shown.get("result") is not None:
+            shown["result"] = f"<{len(shown['result'])} bytes>"
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+def shown_spec(spec: bytes) -> Any:
+    """Return a job's input as people may see it: without secrets. What is no JSON is told by its size."""
+    try:
+        return mask_data(msgspec.json.decode(spec))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return f"<{len(spec)} bytes that cannot be read>"
+
+
+def secrets_of(job: Intent | Job) -> frozenset[str]:
+    """Return the texts in a job's input that its own names say are secret."""
+    try:
+        return frozenset(secrets_in(msgspec.json.decode(job.spec)))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return frozenset()
 
 
 class Intent(_Asked, frozen=True, kw_only=True):

@@ -93,6 +93,7 @@ class Child:
 
     def _prepare(self, prepare: Prepare) -> bool:
         setup = prepare.setup
+        remember(prepare.secrets)
         try:
             if cwd := setup.get("cwd"):
                 os.chdir(cwd)

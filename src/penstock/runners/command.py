@@ -103,7 +103,7 @@ class CommandRunner(Runner):
         """
         try:
             spec = _decoder.decode(job.spec)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ArgumentsError(f"the command of job {job.id} cannot be read: {error}") from None
         limits = limits_of(job)
         program = _Program(spec, run, confiner(limits))

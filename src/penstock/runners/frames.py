@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from penstock.body import Cause, Ended
+from penstock.core.config import LimitsConfig
 from penstock.job.models import ErrorInfo, Job, LogLine, NodeRun, Progress
 
 _HEAD = struct.Struct(">I")
@@ -22,6 +23,9 @@ class Prepare(msgspec.Struct, frozen=True, tag="prepare", kw_only=True):
     sys_path: list[str]
     results_url: str
     inline_max_bytes: int
+    limits: LimitsConfig = LimitsConfig()
+    secrets: list[str] = []
+    """What the worker hides in all that it shows; the child hides it in all that it tells."""
 
 
 class Work(msgspec.Struct, frozen=True, tag="work"):

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from penstock.body import Cause, Ended
+from penstock.core.config import LimitsConfig
+from penstock.core.secrets import remembered
 from penstock.job.models import ErrorInfo
 from penstock.payload import refuse_in_script
 from penstock.runners.errors import describe_error
@@ -50,6 +52,7 @@ class ChildPool:
         python: str = sys.executable,
         max_idle: int = 8,
         start_limit_s: float = 120.0,
+        limits: LimitsConfig = LimitsConfig(),  # noqa: B008 - frozen
     ) -> None:
         """Set up a pool; nothing is started before the first job.
 
@@ -61,7 +64,9 @@ class ChildPool:
             python: the interpreter of the children.
             max_idle: how many warm children wait for work; the one idle for longest goes first.
             start_limit_s: how long a child may take to load its modules.
+            limits: those of results and log lines.
         """
+        self._limits = limits
         self._results_url = results_url
         self._inline_max_bytes = inline_max_bytes
         self._max_jobs = max_jobs_per_child
@@ -182,6 +187,8 @@ class ChildPool:
             sys_path=sys.path if self._python == sys.executable else [],
             results_url=self._results_url,
             inline_max_bytes=self._inline_max_bytes,
+            limits=self._limits,
+            secrets=sorted(remembered()),
         )
 
     def _put_back(self, address: tuple[str, bytes], child: WarmChild, code: Fingerprint, *, keep: bool) -> None:

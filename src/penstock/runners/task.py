@@ -43,8 +43,9 @@ def task_spec(task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, An
         ArgumentsError: they do not fit; names the parameter.
         PayloadError: one is not plain data; names it.
     """
-    plan_of(task.fn, task.name, task.signature).check(args, kwargs)
-    return TaskSpec(list(args), dict(kwargs))
+    plan = plan_of(task.fn, task.name, task.signature)
+    plan.check(args, kwargs)
+    return TaskSpec(*plan.named(args, kwargs))
 
 
 class TaskRunner(Runner):
@@ -83,7 +84,7 @@ class TaskRunner(Runner):
             raise UnknownTaskError(job.name, TASKS, self._not_loaded)
         try:
             spec = _decoder.decode(job.spec)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ArgumentsError(f"the arguments of job {job.id} cannot be read: {error}") from None
         return plan_of(task.fn, task.name, task.signature).call(task.fn, spec.args, spec.kwargs, run)
 

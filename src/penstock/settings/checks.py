@@ -10,7 +10,9 @@ from penstock.core.durations import parse_duration_s
 from penstock.core.secrets import mask_url
 from penstock.job.limits import parse_cpu_s, parse_memory_bytes, parse_open_files
 from penstock.job.models import QUEUE, RetryPolicy
+from penstock.payload import MAX_BYTES, MAX_DEPTH
 from penstock.settings.keys import is_duration, known
+from penstock.signing import KEY_MIN
 
 Trouble = tuple[str, str]
 """The dotted key to blame, and what is wrong with it."""
@@ -27,12 +29,18 @@ _AT_LEAST = {
     "defaults.max_crashes": 1,
     "sweep.batch": 1,
     "result_inline_max_bytes": 0,
+    "limits.payload_max_bytes": 1024,
+    "limits.payload_max_depth": 1,
+    "limits.result_max_bytes": 0,
+    "limits.log_max_bytes": 0,
 }
 _AT_MOST = {
     "defaults.max_attempts": 1000,
     "defaults.max_crashes": 1000,
     "worker.concurrency": 10_000,
     "worker.processes": 1000,
+    "limits.payload_max_bytes": MAX_BYTES,
+    "limits.payload_max_depth": MAX_DEPTH,
 }
 _SCHEME = re.compile(r"[a-z][a-z0-9]*(\+[a-z][a-z0-9]*)?://", re.ASCII)
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
@@ -136,6 +144,24 @@ def _not_empty(value: tuple[str, ...]) -> str | None:
     return None if all(one.strip() for one in value) else "holds an empty text"
 
 
+def _max_queued(value: int | dict[str, int] | None) -> str | None:
+    limits = value if isinstance(value, dict) else {} if value is None else {"*": value}
+    for queue, limit in limits.items():
+        if queue != "*" and (problem := _queue(queue)):
+            return f"{problem}; '*' stands for all others"
+        if limit < 1:
+            return f"must be at least 1, not {limit}; leave it out for no limit"
+    return None
+
+
+def _signing_keys(value: tuple[str, ...]) -> str | None:
+    for place, key in enumerate(value, 1):
+        if len(key.strip()) < KEY_MIN:
+            # Never the key itself, not even a part of it.
+            return f"key {place} has fewer than {KEY_MIN} characters; make one with: openssl rand -hex 32"
+    return None
+
+
 _FORMS: dict[str, Callable[[Any], str | None]] = {
     "backend": _backend,
     "ledger": _ledger,
@@ -153,6 +179,9 @@ _FORMS: dict[str, Callable[[Any], str | None]] = {
     "defaults.max_open_files": lambda value: _read(parse_open_files, value),
     "defaults.priority": lambda value: None if 0 <= value <= 9 else f"must be from 0 to 9, not {value}",
     "worker.queues": _queues,
+    "limits.max_queued": _max_queued,
+    "security.signing_keys": _signing_keys,
+    "security.command_env": _not_empty,
 }
 
 

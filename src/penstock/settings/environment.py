@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 
 from penstock.core.exceptions import ConfigError
+from penstock.core.secrets import remember, secrets_in
 from penstock.settings.keys import FREE, known, meant, tables
 from penstock.settings.layers import Entry, Layer, flatten
 
@@ -87,6 +90,14 @@ def list_from_text(text: str) -> list[Any]:
 def variable_of(key: str) -> str:
     """Name the variable that sets a dotted key."""
     return PREFIX + key.upper().replace(".", "__")
+
+
+@lru_cache(maxsize=1)
+def remember_environment() -> None:
+    """Hide the values of this process's variables that hold secrets by their name, and the passwords in URLs."""
+    for name, value in os.environ.items():
+        if not value.startswith("/"):  # SSH_AUTH_SOCK, DB_PASSWORD_FILE: where a secret is
+            remember(secrets_in(value, name))
 
 
 def _json(value: str, name: str, form: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import msgspec
 
@@ -64,6 +64,10 @@ _MEANT = {
     "keep": "history.keep_succeeded",
     "retention": "history.keep_succeeded",
     "failure_ttl": "history.keep_failed",
+    "max_size": "limits.max_queued",
+    "max_length": "limits.max_queued",
+    "secret_key": "security.signing_keys",
+    "signing_key": "security.signing_keys",
 }
 """Words of other tools, and those of people in a hurry."""
 
@@ -92,6 +96,11 @@ def tables() -> tuple[str, ...]:
 def is_list(key: str) -> bool:
     """Whether a setting takes several values."""
     return known()[key] == tuple[str, ...]
+
+
+def is_table(key: str) -> bool:
+    """Whether a setting also takes a table of values."""
+    return any(get_origin(one) is dict for one in get_args(known()[key]))
 
 
 def is_duration(key: str) -> bool:

@@ -12,12 +12,12 @@ import msgspec
 from penstock.core.config import Config
 from penstock.core.durations import parse_duration_s
 from penstock.core.exceptions import ConfigError
-from penstock.core.secrets import mask_data, mask_text
+from penstock.core.secrets import mask_data, mask_text, remember
 from penstock.core.typed import prepared
 from penstock.settings.checks import troubles
 from penstock.settings.environment import from_environment, from_flags, list_from_text
 from penstock.settings.files import find, is_flowerpower, read_toml
-from penstock.settings.keys import FREE, is_list, known
+from penstock.settings.keys import FREE, is_list, is_table, known
 from penstock.settings.layers import Entry, Layer, flatten
 from penstock.settings.paths import anchored
 from penstock.settings.references import expand
@@ -182,6 +182,7 @@ def _settings(layer: Layer, project: _Project, env: Mapping[str, str]) -> Settin
     for key, problem in troubles(values, lambda key: origins[key] not in (DEFAULT, _DERIVED)):
         named = problem if problem.startswith(key) else f"{key}: {problem}"
         raise ConfigError(mask_text(f"{origins[key]}: {named}", secrets))
+    remember(secrets)
     written = {key: layer[key].value if key in layer else value for key, value in values.items()}
     for key, entry in layer.items():
         if entry.path[0] in FREE:
@@ -203,6 +204,8 @@ def _typed(key: str, value: Any, told: str, *, text: bool, secrets: set[str]) ->
         if text and isinstance(value, str):
             if is_list(key):
                 value = list_from_text(value)
+            elif value.startswith("{") and is_table(key):
+                value = msgspec.json.decode(value)
             elif value.lower() in ("null", "none") and type(None) in getattr(known()[key], "__args__", ()):
                 return None
         return msgspec.convert(value, known()[key], strict=not text)

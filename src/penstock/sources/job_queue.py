@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
 
-from penstock.core.config import Config, Defaults, HistoryConfig, LeaseConfig, SweepConfig, WorkerConfig
+from penstock.core.config import (
+    Config,
+    Defaults,
+    HistoryConfig,
+    LeaseConfig,
+    LimitsConfig,
+    SecurityConfig,
+    SweepConfig,
+    WorkerConfig,
+)
 from penstock.core.durations import parse_duration_s
 from penstock.core.exceptions import ConfigError, did_you_mean
 from penstock.sources.flowerpower import read_yaml, yaml_module
@@ -21,6 +30,8 @@ _SECTIONS = {
     "lease": LeaseConfig,
     "sweep": SweepConfig,
     "history": HistoryConfig,
+    "limits": LimitsConfig,
+    "security": SecurityConfig,
 }
 _JOB_DEFAULTS = ("max_retries", "retry_delay", "result_ttl", "failure_ttl", *Defaults.__struct_fields__)
 _OLD_BACKEND = (
