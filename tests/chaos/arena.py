@@ -31,6 +31,7 @@ class WorkerOf:
 
     def __init__(self, arena: Arena, arguments: Sequence[str], environ: dict[str, str]) -> None:
         self._arena = arena
+        self._asked = False
         self.log = arena.folder / f"worker-{len(arena.started)}.log"
         path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("PENSTOCK_", "COV_CORE"))}
@@ -51,10 +52,13 @@ class WorkerOf:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs. One that has ended by itself is noted with the moment of this look."""
+        """Whether it runs. One that has ended by itself is noted, with the moment of this look."""
         if self.process.poll() is None:
             return True
         self._arena.deaths.setdefault(self.pid, time.monotonic())
+        if not self._asked:
+            self._asked = True
+            self._arena.unasked.append(f"{self.log.name} ended with {self.process.returncode}: {self.told}")
         return False
 
     def wait_ready(self, timeout_s: float = 30.0) -> None:
@@ -72,15 +76,17 @@ class WorkerOf:
         return self.log.read_text(errors="replace")[-2000:]
 
     def signal(self, number: int) -> None:
+        self._asked = self._asked or number not in (signal.SIGSTOP, signal.SIGCONT)
         self.process.send_signal(number)
 
     def kill(self) -> None:
         """kill -9, and note the death."""
-        self.process.kill()
+        self.signal(signal.SIGKILL)
         self.ended()
 
     def ended(self, timeout_s: float = 30.0) -> int:
-        """Wait for its end, note it, and return the exit code."""
+        """Wait for its end, as it is expected to, note it, and return the exit code."""
+        self._asked = True
         code = self.process.wait(timeout_s)
         self._arena.deaths.setdefault(self.pid, time.monotonic())
         return code
@@ -117,6 +123,8 @@ class Arena:
         self.record = folder / "record"
         self.deaths: dict[int, float] = {}
         self.started: list[WorkerOf] = []
+        self.unasked: list[str] = []
+        """Workers that ended by themselves, with what they printed last."""
         self.acknowledged: list[str] = []
         self._harness = harness_for(engine)(folder)
         self.queue = self._harness.queue(filled(ledger, folder), tasks=(BODIES,), **changes)
@@ -206,8 +214,13 @@ class Arena:
         return [line for line in read(self.record) if event in (None, line.event)]
 
     def verdict(self) -> Verdict:
-        """Judge: by the file, once every worker is stopped and its death noted."""
+        """Judge: by the file, once every worker is stopped and its death noted.
+
+        Raises:
+            AssertionError: a worker had ended that nobody had asked to.
+        """
         self.stop_workers()
+        assert self.unasked == [], "\n".join(self.unasked)
         return judge(self.record, self.acknowledged, self.deaths)
 
     def rows(self) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def deaths(trial: Trial) -> list[Figure]:
         arena.start("--concurrency", "1").wait_ready()  # lives on, and sweeps
         for _ in range(hosts):
             running = _running(arena)
-            worker.process.kill()
+            worker.signal(signal.SIGKILL)
             _kill(arena, running)
             worker.ended()
             worker = arena.start("--concurrency", str(AT_ONCE))
