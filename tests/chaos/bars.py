@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,10 +86,11 @@ def bar(
     return register
 
 
-def load() -> list[Bar]:
-    """Import every bar beside this file and return them, by number."""
+def load(numbers: Collection[int] = ()) -> list[Bar]:
+    """Import the bars of these numbers (default: all), each from the file with its number, and return them in order."""
     for file in sorted(Path(__file__).parent.glob("bar_*.py")):
-        importlib.import_module(file.stem)
+        if not numbers or int(file.stem.split("_")[1]) in numbers:
+            importlib.import_module(file.stem)
     return sorted(BARS, key=lambda found: found.number)
 
 

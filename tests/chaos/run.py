@@ -34,7 +34,7 @@ def main() -> int:
     asked = parser.parse_args()
     chosen = [
         (found, place)
-        for found in bars.load()
+        for found in bars.load(asked.bar or ())
         for place in found.places[asked.size]
         if (not asked.bar or found.number in asked.bar)
         and (not asked.engine or bars.name_of(place[0]) in asked.engine)
