@@ -15,7 +15,7 @@ from penstock.core.config import Config, seconds
 from penstock.core.exceptions import BackendError, InvalidJobError, JobNotFoundError, UnsupportedError
 from penstock.gateway import message_for
 from penstock.handle import JobHandle
-from penstock.job.models import Intent, Job, JobQuery, Outcome, Ref, WorkerInfo, new_job_id
+from penstock.job.models import JOB_ID, Intent, Job, JobQuery, Outcome, Ref, WorkerInfo, new_job_id
 from penstock.options import NAMES as OPTION_NAMES
 from penstock.options import JobOptions, intent
 from penstock.payload import encode_spec
@@ -252,11 +252,9 @@ class JobQueue(Rooms):
             # Nobody sweeps there: what is not pushed now would never run.
             raise UnsupportedError(self.gateway.scheme, "workers", " Enqueue after your commit, without connection=.")
         submissions = self.ledger.insert(
-            [self.signer.signed(wanted) for wanted in intents],
-            grace_s=seconds(self.config.sweep.publish_grace),
-            connection=connection,
-            max_queued=self.config.limits.queued_max(wanted.queue for wanted in intents),
-        )
+            [self.signer.signed(wanted) for wanted in intents], grace_s=seconds(self.config.sweep.publish_grace),
+            connection=connection, max_queued=self.config.limits.queued_max(wanted.queue for wanted in intents),
+        )  # fmt: skip
         messages = [message_for(s.job) for s in submissions if s.outcome is Outcome.CREATED and s.job.publishes]
         if messages:
             try:
@@ -293,9 +291,11 @@ class JobQueue(Rooms):
         """Look a job up by id, or by the beginning of an id that fits one job only.
 
         Raises:
-            JobNotFoundError: there is no such job.
+            JobNotFoundError: there is no such job, or that is no id.
             InvalidJobError: several ids begin so.
         """
+        if not JOB_ID.fullmatch(job_id):
+            raise JobNotFoundError(job_id)
         try:
             return JobHandle(self, self.ledger.get(job_id))
         except JobNotFoundError:

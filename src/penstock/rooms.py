@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from penstock.execution import Execution
     from penstock.results import ResultStore
     from penstock.runners.isolation import ChildPool
+    from penstock.sources.scan import Loaded
 
 logger = logging.getLogger("penstock")
 
@@ -168,16 +169,20 @@ class Rooms:
         """
         if self._loaded or not self.config.tasks:
             return []
-        from penstock.sources.scan import load_tasks
-
         self._loaded = True
         self.load_failures = [
             TasksNotLoadedWarning(error.file, f"{error.type}: {error.message}", getattr(error, "traceback", ""))
-            for error in load_tasks(self.config.tasks, root=self.root).errors
+            for error in self._load().errors
         ]
         for failure in self.load_failures:
             warnings.warn(failure, stacklevel=2)
         return [str(failure) for failure in self.load_failures]
+
+    def _load(self) -> Loaded:
+        from penstock.sources.scan import load_tasks
+
+        trusting = self.config.security.trust_world_writable
+        return load_tasks(self.config.tasks, root=self.root, trust_world_writable=trusting)
 
     def on_change(self, listener: Callable[[Job, Transition], None]) -> None:
         """Call ``listener`` after each attempt that ended in this process."""

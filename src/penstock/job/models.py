@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from penstock.core.durations import parse_duration_s
 from penstock.core.secrets import mask_data, secrets_in
@@ -216,17 +217,21 @@ class Submission(msgspec.Struct, frozen=True):
     outcome: Outcome
 
 
+_JobId = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_.-]{1,128}\Z")]
+
+
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an engine carries. Its id is ``<first job id>_<publish number>``: unique for each publish.
 
-    ARQ drops a reused id silently, RQ allows only ``[A-Za-z0-9_-]``.
+    The patterns are checked where a message is read: ids become keys and the names of files, and whoever reaches the
+    broker can write one. ARQ drops a reused id silently, RQ allows only ``[A-Za-z0-9_-]``.
     """
 
-    id: str
-    job_ids: tuple[str, ...]
-    queue: str = "default"
+    id: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_.-]{1,256}\Z")]
+    job_ids: Annotated[tuple[_JobId, ...], Meta(min_length=1, max_length=1000)]
+    queue: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_.-]{1,64}\Z")] = "default"
     priority: int = 5
-    name: str = ""
+    name: Annotated[str, Meta(max_length=200)] = ""
     """The task's name, so that the engine's own screens stay readable."""
 
 

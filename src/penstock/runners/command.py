@@ -10,17 +10,22 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
 from penstock.core.base import Runner
+from penstock.core.config import SecurityConfig
 from penstock.core.exceptions import ArgumentsError, InvalidJobError, PenstockError
 from penstock.job.limits import limits_of
 from penstock.lines import printable
 from penstock.runners.confine import confiner
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from penstock.core.config import Config
     from penstock.job.models import Job
     from penstock.run import Run
 
@@ -42,7 +47,7 @@ class CommandNotFoundError(InvalidJobError):
 
 
 class CommandSpec(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One call of a program. ``env`` is added to the worker's own environment."""
+    """One call of a program. ``env`` is added to what ``security.command_env`` lets through of the worker's."""
 
     argv: tuple[str, ...]
     cwd: str | None = None
@@ -93,6 +98,21 @@ class CommandRunner(Runner):
     kind: ClassVar[str] = "command"
     spec_type: ClassVar[type[msgspec.Struct]] = CommandSpec
 
+    def __init__(self) -> None:
+        self._allowed: tuple[str, ...] = SecurityConfig().command_env
+
+    def configure(self, config: Config, root: Path) -> None:
+        """See `Runner.configure`."""
+        self._allowed = config.security.command_env
+
+    def child_setup(self, job: Job) -> Mapping[str, Any]:
+        """See `Runner.child_setup`."""
+        return {"command_env": list(self._allowed)}
+
+    def prepare_child(self, setup: Mapping[str, Any]) -> None:
+        """See `Runner.prepare_child`."""
+        self._allowed = tuple(setup["command_env"])
+
     def execute(self, job: Job, run: Run) -> dict[str, Any]:
         """See `Runner.execute`.
 
@@ -106,7 +126,7 @@ class CommandRunner(Runner):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ArgumentsError(f"the command of job {job.id} cannot be read: {error}") from None
         limits = limits_of(job)
-        program = _Program(spec, run, confiner(limits))
+        program = _Program(spec, run, confiner(limits), {**allowed_env(os.environ, self._allowed), **spec.env})
         try:
             status = program.watch()
         except BaseException:
@@ -122,6 +142,11 @@ class CommandRunner(Runner):
         return {"exit_code": status, "output": output}
 
 
+def allowed_env(env: Mapping[str, str], allowed: Sequence[str]) -> dict[str, str]:
+    """Return the variables whose names are on the list: the worker's secrets are not the program's."""
+    return {name: value for name, value in env.items() if any(fnmatchcase(name, one) for one in allowed)}
+
+
 class _Program:
     """A running program and its two pipes.
 
@@ -129,7 +154,7 @@ class _Program:
     elsewhere it gets a group of its own.
     """
 
-    def __init__(self, spec: CommandSpec, run: Run, confine: Callable[[], None] | None) -> None:
+    def __init__(self, spec: CommandSpec, run: Run, confine: Callable[[], None] | None, env: dict[str, str]) -> None:
         self._run = run
         self._own_group = not run.own_process
         self._tail = bytearray()
@@ -137,7 +162,7 @@ class _Program:
             self._process = subprocess.Popen(
                 spec.argv,
                 cwd=spec.cwd,
-                env={**os.environ, **spec.env},
+                env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

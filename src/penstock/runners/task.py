@@ -58,10 +58,12 @@ class TaskRunner(Runner):
         self._tasks: tuple[str, ...] = ()
         self._root: Path | None = None
         self._not_loaded = ""
+        self._trusting = False
 
     def configure(self, config: Config, root: Path) -> None:
         """See `Runner.configure`."""
         self._tasks, self._root = config.tasks, root
+        self._trusting = config.security.trust_world_writable
 
     def missing(self, job: Job) -> str | None:
         """See `Runner.missing`."""
@@ -96,6 +98,8 @@ class TaskRunner(Runner):
     def child_setup(self, job: Job) -> Mapping[str, Any]:
         """See `Runner.child_setup`: the configured modules and folders, and where else this task stands."""
         setup: dict[str, Any] = {"tasks": list(self._tasks), "root": str(self._root or Path.cwd())}
+        if self._trusting:
+            setup["trust_world_writable"] = True
         task = TASKS.get(job.name)
         if task is None:
             return setup
@@ -113,7 +117,8 @@ class TaskRunner(Runner):
         if setup.get("tasks"):
             from penstock.sources.scan import load_tasks
 
-            loaded = load_tasks(setup["tasks"], root=Path(setup["root"]))
+            trusting = setup.get("trust_world_writable", False)
+            loaded = load_tasks(setup["tasks"], root=Path(setup["root"]), trust_world_writable=trusting)
             self._not_loaded = "".join(f" Not loaded: {e.file}: {e.type}: {e.message}" for e in loaded.errors)
         if module := setup.get("module"):
             importlib.import_module(module)

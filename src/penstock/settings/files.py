@@ -12,6 +12,8 @@ import msgspec
 from penstock.core.exceptions import ConfigError
 from penstock.settings.layers import Layer, flatten
 
+LARGEST_BYTES = 1024 * 1024
+"""Of a file of settings: a larger one is something else."""
 _AT_LINE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _HEADER = re.compile(r"\s*\[{1,2}\s*(?P<path>[^\[\]]+?)\s*\]{1,2}\s*(?:#.*)?$")
 _KEY = re.compile(
@@ -75,7 +77,11 @@ def read_toml(file: Path, label: str) -> Layer:
 
 def _text(file: Path, label: str) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
+        with file.open("rb") as opened:
+            raw = opened.read(LARGEST_BYTES + 1)
+        if len(raw) > LARGEST_BYTES:
+            raise ConfigError(f"{label}: larger than {LARGEST_BYTES:,} bytes: that is no file of settings")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{label}: not UTF-8 at byte {error.start}") from None
     except OSError as error:
@@ -87,6 +93,8 @@ def _parsed(text: str, label: str) -> dict[str, Any]:
 
     try:
         return tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{label}: not TOML: nested too deep") from None
     except tomllib.TOMLDecodeError as error:
         told = str(error)
         at = _AT_LINE.search(told)
@@ -102,6 +110,8 @@ def _speaks_of_penstock(pyproject: Path) -> bool:
     import tomllib
 
     try:
+        if pyproject.stat().st_size > LARGEST_BYTES:
+            return False
         text = pyproject.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
         return False
@@ -109,7 +119,7 @@ def _speaks_of_penstock(pyproject: Path) -> bool:
         return False
     try:
         tool = tomllib.loads(text).get("tool")
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return re.search(r"^\s*\[\s*tool\s*\.\s*penstock\b", text, re.MULTILINE) is not None
     return isinstance(tool, dict) and "penstock" in tool
 

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from penstock.runners.retries import Retries
 
 
+_LARGEST_BYTES = 1024 * 1024
+"""Of a YAML file: a larger one holds no settings."""
+
+
 class Project(msgspec.Struct, frozen=True):
     """A folder of pipelines: a FlowerPower project, or a folder of plain Hamilton modules."""
 
@@ -196,9 +200,13 @@ def _read_yaml(path: Path, _mtime_ns: int) -> dict[str, Any]:
     from penstock.sources.interpolate import interpolated
 
     try:
+        if path.stat().st_size > _LARGEST_BYTES:
+            raise ConfigError(f"{path}: larger than {_LARGEST_BYTES:,} bytes: that is no file of settings")
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, ValueError, OSError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"cannot read {path}: nested too deep") from None
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -207,6 +215,8 @@ def _read_yaml(path: Path, _mtime_ns: int) -> dict[str, Any]:
         return interpolated(data)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deep, or an alias of YAML that holds itself") from None
 
 
 def yaml_module() -> Any:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
+from collections.abc import Iterator
 from typing import Any, cast
 
+VALUES_MAX = 100_000
 _TOKEN = re.compile(r"\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)(?:(:?[-?])([^}]*))?\}|\$([A-Za-z_][A-Za-z0-9_]*)", re.ASCII)
 _NUMBER = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
 
@@ -15,12 +18,19 @@ def interpolated(data: Any) -> Any:
     """Fill in every string of nested lists and mappings; what then reads as JSON becomes that value.
 
     Raises:
-        ValueError: a ``${VAR:?message}`` whose variable is not set.
+        ValueError: a ``${VAR:?message}`` whose variable is not set, or more than `VALUES_MAX` values.
     """
+    return _filled_in(data, itertools.count(1))
+
+
+def _filled_in(data: Any, values: Iterator[int]) -> Any:
+    if next(values) > VALUES_MAX:
+        # Nine lines of YAML aliases (a list of nine times the list before) are a thousand million values.
+        raise ValueError(f"more than {VALUES_MAX:,} values, those that aliases repeat included")
     if isinstance(data, dict):
-        return {key: interpolated(value) for key, value in cast("dict[Any, Any]", data).items()}
+        return {key: _filled_in(value, values) for key, value in cast("dict[Any, Any]", data).items()}
     if isinstance(data, list):
-        return [interpolated(value) for value in cast("list[Any]", data)]
+        return [_filled_in(value, values) for value in cast("list[Any]", data)]
     if not isinstance(data, str) or "$" not in data:
         return data
     return _as_json(_TOKEN.sub(_filled, data))

@@ -6,6 +6,7 @@ Only what is named there is ever run; nothing is loaded because a message or a r
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from penstock.sources.loading import LoadError, Source
 
 __all__ = ["LoadError", "Loaded", "load_tasks"]
 
+LARGEST_BYTES = 1024 * 1024
 _LOADED: dict[str, Source] = {}
 """What has run in this process, by absolute path or by module name."""
 _LOCK = threading.RLock()
@@ -33,25 +35,29 @@ class Loaded(msgspec.Struct, frozen=True):
     """The files and modules that ran in this call: new ones and changed ones."""
 
 
-def load_tasks(entries: Sequence[str], *, root: Path, timeout_s: float = 60.0) -> Loaded:
+def load_tasks(
+    entries: Sequence[str], *, root: Path, timeout_s: float = 60.0, trust_world_writable: bool = False
+) -> Loaded:
     """Load folders (``jobs/``), files (``jobs/etl.py``) and modules (``shop.tasks``); their tasks register.
 
     Of a folder every ``*.py`` below it is run, except hidden files and folders, names that begin with ``_``,
     virtual environments, and links that lead out of the project. A file that fails, exits or takes longer
-    than ``timeout_s`` (watched in the main thread only) is an error in the answer and stops no other file.
+    than ``timeout_s`` (watched in the main thread only) is an error in the answer and stops no other file; so is one
+    of more than `LARGEST_BYTES`, and one that any user of this machine may change, unless ``trust_world_writable``.
     What ran before and is unchanged does not run again. A changed file replaces its tasks; if it fails, its
     earlier tasks stay. Tasks of files that have vanished from a folder are forgotten.
 
     The root is put at the front of ``sys.path``, as ``python -m`` does with the current folder.
     """
     with _LOCK:
-        return _Scan(root.resolve(), timeout_s).run(entries)
+        return _Scan(root.resolve(), timeout_s, trust_world_writable).run(entries)
 
 
 class _Scan:
     """One call of `load_tasks`."""
 
-    def __init__(self, root: Path, timeout_s: float) -> None:
+    def __init__(self, root: Path, timeout_s: float, trust_world_writable: bool) -> None:
+        self._trusting = trust_world_writable
         self._root = root
         self._timeout_s = timeout_s
         self._tasks: dict[str, tuple[str, ...]] = {}
@@ -96,6 +102,8 @@ class _Scan:
     def _files(self, folder: Path, boundary: Path, visited: set[Path]) -> Iterator[Path]:
         """Yield the files to load, in a fixed order, each once."""
         visited.add(folder.resolve())
+        if self._anybody_may_change(folder):
+            return
         try:
             entries = sorted(folder.iterdir())
         except OSError as error:
@@ -130,8 +138,30 @@ class _Scan:
             folder = folder.parent
         return folder
 
+    def _anybody_may_change(self, path: Path) -> bool:
+        """Tell of a file or folder that every user of this machine may write to: it may hold anybody's code."""
+        if self._trusting:
+            return False
+        try:
+            writable = path.stat().st_mode & stat.S_IWOTH
+        except OSError:
+            return False  # told when it is read
+        if writable:
+            told = (
+                f"any user of this machine may change {path}, so nothing in it is run; chmod o-w {path}, or set "
+                "security.trust_world_writable = true"
+            )
+            self._errors.append(LoadError(self._shown(path), "WorldWritable", told))
+        return bool(writable)
+
     def _file(self, file: Path, base: Path) -> None:
         shown = self._shown(file)
+        if self._anybody_may_change(file):
+            return
+        if file.stat().st_size > LARGEST_BYTES:
+            told = f"{file} is larger than {LARGEST_BYTES:,} bytes: that is no file of tasks"
+            self._errors.append(LoadError(shown, "TooLarge", told))
+            return
         try:
             name = self._parents(file, base)
             if name is None:
