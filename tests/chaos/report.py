@@ -114,6 +114,6 @@ def write(document: Path, rows: Iterable[Row]) -> None:
     document.write_text(f"{before}{_BEGIN}\n{told_of}\n\n{table}\n{_END}{after}")
 
 
-def _key(line: str) -> tuple[str, str, str]:
+def _key(line: str) -> tuple[str, ...]:
     cells = [cell.strip() for cell in line.split("|")]
-    return cells[1], cells[3], cells[4]
+    return tuple(cells[1:5])
