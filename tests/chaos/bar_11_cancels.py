@@ -6,7 +6,7 @@ import time
 from typing import NamedTuple
 
 from arena import Arena
-from bars import SIX, Trial, bar
+from bars import HUEY, POSTGRES, REDIS, RQ, SAQ, SIX, SQLITE, Trial, bar
 from report import Figure, at_least, at_most, none, told
 
 from penstock.core.config import seconds
@@ -26,7 +26,8 @@ class Cancel(NamedTuple):
 
 @bar(
     11, "cancel at a random moment",
-    small={"jobs": 120, "stubborn": 3}, full={"jobs": 1000, "stubborn": 25}, places=SIX,
+    small={"jobs": 120, "stubborn": 3}, full={"jobs": 1000, "stubborn": 25},
+    places=((HUEY, SQLITE), (RQ, REDIS), (SAQ, POSTGRES)), full_places=SIX,
 )  # fmt: skip
 def cancels(trial: Trial) -> list[Figure]:
     jobs, deaf = trial.size["jobs"], trial.size["stubborn"]

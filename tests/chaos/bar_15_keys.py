@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -37,7 +38,9 @@ def _submit_all(record: str, rounds: int, barrier: Barrier) -> None:
 
 
 def _crowd(record: str, processes: int, rounds: int) -> int:
-    """Fork the submitters: this process has opened nothing that they could share."""
+    """Fork the submitters. This process opens nothing: they could not share it."""
+    queue = JobQueue.from_config(Path.cwd())  # opens nothing, but imports the engine: once, and not in each of them
+    importlib.import_module(f"penstock.ledger.{queue.config.ledger.partition(':')[0]}")
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(processes)
     crowd = [context.Process(target=_submit_all, args=(record, rounds, barrier)) for _ in range(processes)]
