@@ -7,6 +7,7 @@ Any number of sweepers may run: the guards make the extra ones harmless.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -14,8 +15,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from penstock.core.base import Patience
 from penstock.core.config import Config, seconds
-from penstock.core.exceptions import BackendError, LedgerError
+from penstock.core.exceptions import BackendError, LedgerError, UnsupportedError
 from penstock.gateway import message_for
 from penstock.job import lifecycle
 from penstock.job.lifecycle import State
@@ -30,6 +32,9 @@ logger = logging.getLogger("penstock.sweeper")
 
 _PURGE_EVERY_S = 600.0
 _PURGE_BATCH = 500
+_POSTPONE_BATCH = 1000
+_TRUSTED = 6
+"""Times the longest grace: a message of that age is sent again, although the engine may still hold the first one."""
 _WARM_UP = 1 / 2
 _LONGEST_GAP = 1 / 4
 _PROBE_EVERY = 1 / 20
@@ -85,6 +90,9 @@ class Sweeper:
         self._due_interval_s = seconds(config.sweep.due_interval)
         self._grace_s = seconds(config.sweep.publish_grace)
         self._max_grace_s = max(self._grace_s, seconds(config.sweep.max_publish_grace))
+        self._patience = Patience(
+            grace_s=self._grace_s, max_grace_s=self._max_grace_s, trusted_s=_TRUSTED * self._max_grace_s
+        )
         self._lease_s = seconds(config.lease.ttl)
         self._keep_s = {
             State.SUCCEEDED: seconds(config.history.keep_succeeded),
@@ -98,11 +106,53 @@ class Sweeper:
     def publish_due(self) -> int:
         """T8 for every job whose time has come, first publishes and repeated ones; return how many were pushed."""
         pushed = 0
+        missing: dict[str, float] = {}
         while jobs := self._ledger.publishable(self._batch):
-            pushed += self.push(jobs)
+            wanted: list[Job] = []
+            waiting: set[str] = set()
+            for job in jobs:
+                if job.published_at is not None and not self._is_missing(job, missing):
+                    waiting.add(job.queue)
+                else:
+                    wanted.append(job)
+            if wanted:
+                pushed += self.push(wanted)
+            postponed = self._postpone(sorted(waiting))
+            if waiting and not postponed:
+                # Its message may be there, and is not believed in any longer.
+                pushed += self.push([job for job in jobs if job not in wanted])
             if len(jobs) < self._batch or self._stop.is_set():
                 break
         return pushed
+
+    def _is_missing(self, job: Job, missing: dict[str, float]) -> bool:
+        """Whether the message of a job that was published before is likely to be lost.
+
+        An engine that holds as many messages of a queue as jobs wait there has lost none: in a backlog, nothing is
+        published a second time. Where it holds fewer, as many are missing, and more likely those of the longest due.
+        """
+        queue = job.queue
+        if queue not in missing:
+            try:
+                depth = self._gateway.depth(queue)
+                missing[queue] = self._ledger.backlog([queue])[0] - depth
+            except BackendError:
+                missing[queue] = math.inf
+            except UnsupportedError:
+                missing[queue] = math.inf
+        missing[queue] -= 1
+        return missing[queue] >= 0
+
+    def _postpone(self, queues: Sequence[str]) -> int:
+        """Let what the engine still holds wait on; return how many jobs do."""
+        postponed = 0
+        while queues:
+            some = self._ledger.postpone(queues, self._patience, _POSTPONE_BATCH)
+            postponed += some
+            if some < _POSTPONE_BATCH or self._stop.is_set():
+                break
+        self.counts["postponed"] += postponed
+        return postponed
 
     def push(self, jobs: Sequence[Job]) -> int:
         """Publish these jobs, each if nobody else has since it was read; a push that fails is tried again later."""

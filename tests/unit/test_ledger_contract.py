@@ -9,6 +9,7 @@ from itertools import count
 import pytest
 from msgspec.structs import asdict, replace
 
+from penstock.core.base import Patience
 from penstock.core.exceptions import ConfigError, JobNotFoundError, LedgerError
 from penstock.job import lifecycle
 from penstock.job.lifecycle import Event, Reason, State
@@ -812,3 +813,53 @@ def test_a_url_that_names_no_ledger_is_refused(url, told):
 def test_an_unknown_durability_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="'normal' nor 'full'"):
         open_ledger(f"sqlite:///{tmp_path}/x.db", durability="fast")
+
+
+# -- postponed publishes ------------------------------------------------------------------------------------
+
+
+PATIENCE = Patience(grace_s=GRACE_S, max_grace_s=600.0, trusted_s=3600.0)
+
+
+def test_a_publish_that_is_due_is_postponed_for_twice_what_was_waited(ledger, clock):
+    job = add(ledger)
+    waits = []
+    for _ in range(5):
+        row = ledger.get(job.id)
+        clock.now = row.publish_due_at.timestamp()
+        assert ledger.postpone(["default"], PATIENCE, 10) == 1
+        after = ledger.get(job.id)
+        waits.append((after.publish_due_at - clock.at()).total_seconds())
+        assert replace(after, publish_due_at=row.publish_due_at) == row
+        assert ledger.publishable(10) == []
+    assert waits == [60.0, 180.0, 540.0, 600.0, 600.0]
+
+
+def test_only_what_was_published_and_is_due_in_these_queues_is_postponed(ledger, clock):
+    add(ledger, queue="other")
+    add(ledger, delay_s=GRACE_S)  # its first publish is due
+    running = start(ledger)
+    due = add(ledger)
+    clock.now += GRACE_S
+    add(ledger)
+    assert ledger.postpone(["default", "third"], PATIENCE, 10) == 1
+    assert ledger.get(due.id).publish_due_at > clock.at()
+    assert ledger.get(running.id) == running
+    assert len(ledger.publishable(10)) == 2
+
+
+def test_a_message_of_old_is_not_waited_for(ledger, clock):
+    add(ledger)
+    clock.now += PATIENCE.trusted_s
+    assert ledger.postpone(["default"], PATIENCE, 10) == 0
+    assert len(ledger.publishable(10)) == 1
+
+
+def test_the_longest_due_are_postponed_first(ledger, clock):
+    jobs = []
+    for _ in range(5):
+        jobs.append(add(ledger))
+        clock.now += 1
+    clock.now += GRACE_S
+    assert ledger.postpone(["default"], PATIENCE, 3) == 3
+    assert ids(ledger.publishable(10)) == ids(jobs[3:])

@@ -199,6 +199,15 @@ class Applied(msgspec.Struct, frozen=True):
     job: Job | None = None
 
 
+class Patience(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a job waits for its message: ``grace_s`` after the first publish, then twice what it has waited."""
+
+    grace_s: float
+    max_grace_s: float
+    trusted_s: float
+    """A message that was published longer ago is not waited for, whatever the engine holds."""
+
+
 class Ledger(ABC):
     """The truth: jobs, history, logs, workers. Safe from any thread; every instant comes from its own clock.
 
@@ -274,6 +283,13 @@ class Ledger(ABC):
     @abstractmethod
     def publishable(self, limit: int) -> list[Job]:
         """List queued, admitted jobs whose next publish is due, the longest due first."""
+
+    def postpone(self, queues: Sequence[str], patience: Patience, limit: int) -> int:
+        """T8 without a push: let jobs of these queues whose next publish is due wait on; return how many do.
+
+        The longest due first. A ledger that cannot do this answers 0, and what is due is published.
+        """
+        return 0
 
     @abstractmethod
     def expired(self, limit: int) -> list[Job]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from penstock.core.base import Applied, Ledger
+from penstock.core.base import Applied, Ledger, Patience
 from penstock.core.exceptions import JobNotFoundError, LedgerError, QueueFullError
 from penstock.job.lifecycle import TRANSITIONS, Event, Guard, State, Transition, shown_state
 from penstock.job.models import (
@@ -244,6 +244,20 @@ class MemoryLedger(Ledger):
                 if job.held is None and job.publish_due_at is not None and job.publish_due_at <= now
             ]
             return [job for _, job in sorted(due, key=lambda pair: pair[0])[:limit]]
+
+    def postpone(self, queues: Sequence[str], patience: Patience, limit: int) -> int:
+        """See `Ledger.postpone`."""
+        with self._lock:
+            store, seconds = self._store(), self._clock()
+            since = rows.instant(seconds - patience.trusted_s)
+            postponed = 0
+            for job in self.publishable(limit):
+                if job.queue in queues and job.published_at and job.publish_due_at and job.published_at > since:
+                    waited_s = (job.publish_due_at - job.published_at).total_seconds()
+                    due_at = rows.instant(seconds + min(max(2 * waited_s, patience.grace_s), patience.max_grace_s))
+                    store.put(msgspec.structs.replace(job, publish_due_at=due_at))
+                    postponed += 1
+            return postponed
 
     def expired(self, limit: int) -> list[Job]:
         """See `Ledger.expired`."""

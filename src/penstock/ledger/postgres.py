@@ -10,7 +10,7 @@ from typing import Any, cast
 import msgspec
 from psycopg.rows import tuple_row
 
-from penstock.core.base import Applied, Finding, Ledger
+from penstock.core.base import Applied, Finding, Ledger, Patience
 from penstock.core.exceptions import InvalidJobError, JobNotFoundError, LedgerError, QueueFullError
 from penstock.job.lifecycle import TRANSITIONS, Event, State, Transition
 from penstock.job.models import (
@@ -263,6 +263,12 @@ class PostgresLedger(Ledger):
     def publishable(self, limit: int) -> list[Job]:
         """See `Ledger.publishable`."""
         return self._jobs(postgres_sql.PUBLISHABLE, limit=limit)
+
+    def postpone(self, queues: Sequence[str], patience: Patience, limit: int) -> int:
+        """See `Ledger.postpone`."""
+        statement = self._sql(postgres_sql.POSTPONE)
+        values = self._values(queues=list(queues), limit=limit, **msgspec.structs.asdict(patience))
+        return self._server.call(lambda connection, _again: connection.execute(statement, values).rowcount)
 
     def expired(self, limit: int) -> list[Job]:
         """See `Ledger.expired`."""

@@ -30,6 +30,7 @@ _WORKED_OUT = {
 SERVER_TIME = "extract(epoch FROM statement_timestamp())::float8"
 _TYPES = {
     "now": "float8", "lease_s": "float8", "delay_s": "float8", "older_than_s": "float8", "grace_s": "float8",
+    "max_grace_s": "float8", "trusted_s": "float8",
     "kept_s": "float8", "within_s": "float8", "since": "float8", "at": "float8", "started_at": "float8",
     "elapsed_s": "float8", "progress": "float8", "attempt": "int", "publishes": "int", "nodes_done": "int",
     "nodes_total": "int",
@@ -78,6 +79,8 @@ CANCEL_REQUESTS = (
     "SELECT id, attempt FROM jobs WHERE owner = :owner AND state = 'running' AND cancel_requested_at IS NOT NULL "
     "ORDER BY id"
 )
+# What is being claimed at this moment is left alone.
+POSTPONE = sql.postpone("queue = ANY(:queues)", least="least", greatest="greatest", lock=" FOR UPDATE SKIP LOCKED")
 _AMONG = "(cardinality(:queues) = 0 OR queue = ANY(:queues))"
 BACKLOG = (
     f"SELECT (SELECT count(*) FROM jobs WHERE {sql.QUEUED} AND scheduled_at <= :now AND {_AMONG}), "

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.core.base import Applied, Finding, Ledger
+from penstock.core.base import Applied, Finding, Ledger, Patience
 from penstock.core.exceptions import InvalidJobError, JobNotFoundError, QueueFullError
 from penstock.job.lifecycle import SHOWN_STATES, TRANSITIONS, Event, State, Transition
 from penstock.job.models import (
@@ -187,6 +187,11 @@ class RedisLedger(Ledger):
     def publishable(self, limit: int) -> list[Job]:
         """See `Ledger.publishable`."""
         return [redis_rows.job_of(flat) for flat in self._server.run(redis_reads.PUBLISHABLE, self._time(), limit)]
+
+    def postpone(self, queues: Sequence[str], patience: Patience, limit: int) -> int:
+        """See `Ledger.postpone`."""
+        given = (repr(patience.grace_s), repr(patience.max_grace_s), repr(patience.trusted_s))
+        return self._server.run(redis_reads.POSTPONE, self._time(), _pack(list(queues)), limit, *given)
 
     def expired(self, limit: int) -> list[Job]:
         """See `Ledger.expired`."""

@@ -50,6 +50,25 @@ for i, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'due', '-inf', num(now), 'L
 end
 return found""")
 
+POSTPONE = Script(f"""{PRELUDE}
+local queues, limit, grace_s, max_grace_s, trusted_s = {{}}, tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]),
+  tonumber(ARGV[7])
+for _, queue in ipairs(cmsgpack.unpack(ARGV[3])) do queues[queue] = true end
+local postponed = 0
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'due', '-inf', num(now), 'LIMIT', 0, limit)) do
+  local row = P .. 'job:' .. id
+  local v = redis.call('HMGET', row, 'queue', 'published_at', 'publish_due_at', 'scheduled_at')
+  local published = v[2] and tonumber(v[2])
+  if queues[v[1]] and published and published > now - trusted_s and tonumber(v[4]) <= now then
+    local wait_s = math.min(math.max(2 * (tonumber(v[3]) - published), grace_s), max_grace_s)
+    redis.call('HSET', row, 'publish_due_at', num(now + wait_s))
+    redis.call('ZADD', P .. 'due', num(now + wait_s), id)
+    postponed = postponed + 1
+  end
+end
+return postponed""")
+"""`due` holds what is queued and admitted alone."""
+
 EXPIRED = Script(f"""{PRELUDE}
 local over, found = {{}}, {{}}
 for _, queue in ipairs(redis.call('SMEMBERS', P .. 'queues')) do

@@ -164,6 +164,18 @@ def _effects(event: Event, to: State) -> dict[str, str]:
     return changes
 
 
+def postpone(queues: str, *, least: str = "min", greatest: str = "max", lock: str = "") -> str:
+    """Write the postponement of publishes that are due; ``queues`` is the condition for the queue, ``lock`` what keeps
+    the rows as they were found.
+    """  # noqa: D205 - one promise, two lines
+    wait = f"{least}({greatest}(2 * (publish_due_at - published_at), :grace_s), :max_grace_s)"
+    return (
+        f"UPDATE jobs SET publish_due_at = :now + {wait} WHERE seq IN (SELECT seq FROM jobs WHERE {QUEUED} "
+        "AND held IS NULL AND publish_due_at <= :now AND scheduled_at <= :now AND published_at > :now - :trusted_s "
+        f"AND {queues} ORDER BY publish_due_at LIMIT :limit{lock})"
+    )
+
+
 def find(query: JobQuery, dialect: Dialect = SQLITE) -> tuple[str, dict[str, Any]]:
     """Write a listing, newest id first, and its parameters (``now`` is for the caller to add).
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.core.base import Applied, Finding, Ledger
+from penstock.core.base import Applied, Finding, Ledger, Patience
 from penstock.core.exceptions import InvalidJobError, JobNotFoundError, LedgerError, QueueFullError
 from penstock.job.lifecycle import TRANSITIONS, Event, State, Transition
 from penstock.job.models import (
@@ -57,6 +57,7 @@ _BACKLOG = (
 )
 _QUEUED_UP_TO = f"SELECT count(*) FROM (SELECT 1 FROM jobs WHERE {sql.QUEUED} AND queue = ? LIMIT ?)"
 _AMONG = " AND queue IN (SELECT value FROM json_each(:queues))"
+_POSTPONE = sql.postpone("queue IN (SELECT value FROM json_each(:queues))")
 # A report about a job that is gone finds no row to belong to.
 _LOG = (
     "INSERT INTO logs (job, attempt, at, level, source, text, node) SELECT seq, ?, ?, ?, ?, ?, ? FROM jobs WHERE id = ?"
@@ -215,8 +216,7 @@ class SqliteLedger(Ledger):
         statement = self._sql.get(key)
         if statement is None:
             statement = self._sql[key] = sql.transition(*key)
-        now = self._clock()
-        lease_s = transition.lease_s
+        now, lease_s = self._clock(), transition.lease_s
         # All rows are fetched: an UPDATE with RETURNING commits at its end, not at its first row.
         return connection.execute(
             statement,
@@ -289,13 +289,18 @@ class SqliteLedger(Ledger):
     def backlog(self, queues: Sequence[str] = ()) -> tuple[int, int]:
         """See `Ledger.backlog`."""
         statement = _BACKLOG.format(among=_AMONG if queues else "")
-        values = {"now": self._clock(), "queues": msgspec.json.encode(list(queues)).decode()}
+        values = {"now": self._clock(), "queues": rows.json_text(list(queues))}
         ((due, running),) = self._rows(statement, values)
         return due, running
 
     def publishable(self, limit: int) -> list[Job]:
         """See `Ledger.publishable`."""
         return self._jobs(_PUBLISHABLE, (self._clock(), limit))
+
+    def postpone(self, queues: Sequence[str], patience: Patience, limit: int) -> int:
+        """See `Ledger.postpone`."""
+        values = msgspec.structs.asdict(patience) | {"queues": rows.json_text(list(queues)), "limit": limit}
+        return self._file.write(lambda c: c.execute(_POSTPONE, {"now": self._clock(), **values}).rowcount)
 
     def expired(self, limit: int) -> list[Job]:
         """See `Ledger.expired`."""
