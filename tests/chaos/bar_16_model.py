@@ -30,7 +30,7 @@ def model(trial: Trial) -> list[Figure]:
     steps, lost, diverged = _drive(kind, trial.size["runs"], trial.size["steps"], trial.seed)
     figures = [
         equals("runs", trial.size["runs"], trial.size["runs"]),
-        told("steps", steps),
+        told("writes", steps),
         at_least("answers lost", lost, 1),
         none("divergences", diverged),
     ]
