@@ -25,7 +25,10 @@ from penstock.registry import backend_class, backend_names
 from penstock.results import ResultStore
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from penstock.client import JobQueue
+    from penstock.job.models import WorkerInfo
 
 Level = Literal["ok", "warning", "error"]
 Area = Literal["about", "ledger", "engine", "results", "tasks", "workers"]
@@ -33,6 +36,7 @@ Area = Literal["about", "ledger", "engine", "results", "tasks", "workers"]
 _PACKAGES = ("msgspec", "huey", "fsspec", "flowerpower", "apache-hamilton", "pandas", "pyarrow")
 _SLOW_S = 0.25
 _CLOCK_MAX_S = 2.0
+_ILL = "look at its log; it connects again by itself, and a restart hands its jobs back"
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,14 +206,24 @@ def _workers(queue: JobQueue) -> list[Check]:
         return [Check(area="workers", name="workers", level=level, told=f"none alive; {waiting} jobs wait", hint=hint)]
     told = ", ".join(
         f"{worker.id} (seen {format_duration(max(0.0, (now - worker.seen_at).total_seconds()))} ago, "
-        f"{worker.running}/{worker.concurrency} busy)"
+        f"{worker.running}/{worker.concurrency} busy, last claim {_claimed(worker, now)})"
         for worker in alive
     )
+    ill = [
+        Check(area="workers", name=f"worker {worker.id}", level="warning", told=worker.trouble, hint=_ILL)
+        for worker in alive
+        if worker.trouble
+    ]
     here = os.uname().nodename
     if any(worker.host != here for worker in alive) and queue.config.ledger.startswith("sqlite:"):
         hint = "a SQLite ledger is for one host; use postgres:// or redis://"
-        return [Check(area="workers", name="workers", level="warning", told=told, hint=hint)]
-    return [Check(area="workers", name="workers", level="ok", told=told)]
+        return [Check(area="workers", name="workers", level="warning", told=told, hint=hint), *ill]
+    return [Check(area="workers", name="workers", level="ok", told=told), *ill]
+
+
+def _claimed(worker: WorkerInfo, now: datetime) -> str:
+    at = worker.claimed_at
+    return "never" if at is None else f"{format_duration(max(0.0, (now - at).total_seconds()))} ago"
 
 
 def _queues(queue: JobQueue) -> list[Check]:

@@ -18,8 +18,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import msgspec
+
 from penstock import tether
 from penstock.core.exceptions import ConfigError, UnsupportedError
+from penstock.vitals import FamilyHealth, Health, Member, family_health, member
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -38,6 +41,7 @@ _OWN_CODES_BELOW = 70
 """Exit codes from 1 up to here tell of a reason that was understood: another try would end in the same way."""
 _FORCED_WITHIN_S = 5.0
 
+_health = msgspec.json.Decoder(Health)
 Say = Callable[..., None]
 """Called with the name of an event and its fields."""
 
@@ -113,7 +117,10 @@ class _Process:
             )
         self.pid = self.process.pid
         self.ready = False
-        self.started = time.monotonic()
+        self.health: Health | None = None
+        """As it last told, if it was asked to."""
+        self.health_at = self.started = time.monotonic()
+        self._unread = b""
         self.told = 0
         """How many signals were passed on to it."""
         self.streams = [
@@ -126,6 +133,21 @@ class _Process:
         """As a shell tells it: 128 and the signal's number for one that died of a signal; None while it lives."""
         code = self.process.poll()
         return code if code is None or code >= 0 else 128 - code
+
+    def listen(self) -> bool:
+        """Hear what it tells over its tether; False at the end."""
+        data = self.tether.recv(_CHUNK)
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        for line in lines:
+            if line == tether.READY:
+                self.ready = True
+            else:
+                self.health, self.health_at = _health.decode(line), time.monotonic()
+        return bool(data)
+
+    def member(self, now: float, patience_s: float) -> Member:
+        """Tell how it is."""
+        return member(self.pid, self.health, silent_s=now - self.health_at, patience_s=patience_s)
 
     def send(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -174,6 +196,19 @@ class Processes:
         self._kill_at = float("inf")
         self._codes = [0]
         self._once_ready = False
+        self._turned_at = time.monotonic()
+
+    def health(self, patience_s: float) -> FamilyHealth:
+        """Tell how all are, from what they reported; safe from any thread. See `family_health`."""
+        now = time.monotonic()
+        members = [
+            member(None) if place.process is None else place.process.member(now, patience_s)
+            for place in self._places
+            if place.process is not None or place.start_at is not None
+        ]
+        turns = now - self._turned_at < patience_s
+        phase = "draining" if self._signals else "working" if self._once_ready else "starting"
+        return family_health(members, turns=turns, phase=phase)
 
     def run(self) -> int:
         """Run until all have ended; return the worst exit code. To be called from the main thread.
@@ -185,6 +220,7 @@ class Processes:
             self._start_due()
             self._say("started", pids=[place.process.pid for place in self._places if place.process is not None])
             while any(place.process is not None or place.start_at is not None for place in self._places):
+                self._turned_at = time.monotonic()
                 self._listen()
                 for place in self._places:
                     if place.process is not None and place.process.exit_code is not None:
@@ -247,8 +283,9 @@ class Processes:
                 if not key.data.pass_on():
                     self._selector.unregister(key.fd)
             else:
-                key.data.ready = self._once_ready = bool(key.data.tether.recv(1)) or key.data.ready
-                self._selector.unregister(key.data.tether)
+                if not key.data.listen():
+                    self._selector.unregister(key.data.tether)
+                self._once_ready = self._once_ready or key.data.ready
 
     def _ended(self, place: _Place, ended: _Process, code: int) -> None:
         self._bury(place, ended)

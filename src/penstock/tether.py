@@ -8,9 +8,13 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 VARIABLE = "_PENSTOCK_TETHER"
 """The environment variable that tells a child the descriptor of its end."""
+READY = b"ready"
+"""The line by which a child tells that jobs are being taken; every other line is its health, as JSON."""
+_REPORT_S = 1.0
 _ORPHAN_S = (0.3, 10.0)
 """How long a child that lost its parent has after the first signal to itself, and after the second."""
 
@@ -32,7 +36,18 @@ class Tether:
     def tell_ready(self) -> None:
         """Tell the parent that jobs are being taken."""
         with contextlib.suppress(OSError):
-            self._socket.send(b"r")
+            self._socket.sendall(READY + b"\n")
+
+    def report(self, health: Callable[[], bytes]) -> None:
+        """Tell the parent from now on, every second, what ``health()`` returns: one line."""
+
+        def tell() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    self._socket.sendall(health() + b"\n")
+                    time.sleep(_REPORT_S)
+
+        threading.Thread(target=tell, name="penstock-report", daemon=True).start()
 
     def _wait(self) -> None:
         with contextlib.suppress(OSError):

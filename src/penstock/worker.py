@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from penstock import __version__
@@ -25,6 +26,7 @@ from penstock.core.exceptions import (
 from penstock.core.secrets import mask_url
 from penstock.job.models import JobQuery, WorkerInfo
 from penstock.sources.decorators import TASKS
+from penstock.vitals import Vitals
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -86,6 +88,12 @@ class Worker:
         self._cancel_grace_s = seconds(config.lease.cancel_grace)
         self._connect_timeout_s = seconds(connect_timeout)
         self._echo = echo
+        self.vitals = Vitals(
+            owner=queue.owner,
+            queues=self.queues,
+            concurrency=self.concurrency,
+            patience_s=seconds(config.worker.health_patience),
+        )
         self._ready = threading.Event()
         self._done = threading.Event()
         self._signals = 0
@@ -119,6 +127,7 @@ class Worker:
             if on_ready is not None:
                 on_ready()
             while not self._done.is_set() and self._signals == 0:
+                self.vitals.turn()
                 self._watch()
             drained = self._drain()
             if self._failure is not None:
@@ -137,6 +146,7 @@ class Worker:
     def _drain(self) -> bool:
         """Take nothing new and wait for what runs; False when a second signal or the grace ended the waiting."""
         until = time.monotonic() + self._grace_s
+        self.vitals.phase = "draining"
         self.queue.sweeper.stop()
         self.queue.gateway.stop()
         self.queue.execution.claims.stop()
@@ -147,6 +157,7 @@ class Worker:
                 logger.warning("the grace of %g s is over; what still runs is handed back", self._grace_s)
                 self._release(self._cancel_grace_s)
                 return self._signals < 2
+            self.vitals.turn()
             self._put_back()  # not only at the end: what runs may run for long
             self._tell()
         return True
@@ -210,6 +221,7 @@ class Worker:
             self._started_at = self.queue.ledger.now()
         finally:
             self._opening = False
+        self.vitals.join(running=lambda: len(execution.heart.owned), counts=execution.counts)
         execution.releasing = False
         execution.claims.begin(self.max_jobs)
         execution.capture = Capture.install(echo=self._echo)
@@ -224,6 +236,7 @@ class Worker:
         if self._failure is not None:
             self._end()
             raise self._failure
+        self.vitals.phase = "working"
         self.queue.sweeper.start(each_time=self._tell)
         self._tell(force=True)
 
@@ -261,7 +274,13 @@ class Worker:
     # -- inside -------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        order = WorkOrder(queues=self.queues, concurrency=self.concurrency, on_ready=self._ready.set)
+        order = WorkOrder(
+            queues=self.queues,
+            concurrency=self.concurrency,
+            on_ready=self._ready.set,
+            on_contact=self.vitals.contact,
+            on_turn=self.vitals.loop_turned,
+        )
         try:
             self.queue.gateway.work(order)
         except BaseException as error:  # noqa: BLE001 - told to the thread that waits
@@ -269,6 +288,7 @@ class Worker:
             if self.ready:
                 logger.error("the engine's worker ended: %s", error)
         finally:
+            self.vitals.phase = "ended"
             self._done.set()
 
     def _watch(self) -> None:
@@ -337,6 +357,7 @@ class Worker:
             logger.warning("%d messages were not put back, a sweep will do it: %s", len(left), error)
 
     def _tell(self, *, force: bool = False) -> None:
+        self.vitals.note()
         now = time.monotonic()
         if not force and now - self._told_at < _TELL_EVERY_S:
             return
@@ -346,11 +367,15 @@ class Worker:
             others = (worker.tasks for worker in self.queue.ledger.workers() if worker.id != self.queue.owner)
             self.queue.execution.elsewhere.tasks = frozenset(name for tasks in others for name in tasks)
         except LedgerError as error:
+            self.vitals.ledger_failed(error)
             logger.warning("the ledger did not take this worker's sign of life: %s", error)
+        else:
+            self.vitals.ledger_answered()
 
     def info(self) -> WorkerInfo:
         """Describe this worker as the ledger lists it."""
         ledger_now = self.queue.ledger.now()
+        claimed_s = self.vitals.claimed_s()
         return WorkerInfo(
             id=self.queue.owner,
             host=os.uname().nodename,
@@ -363,6 +388,8 @@ class Worker:
             version=__version__,
             running=len(self.queue.execution.running),
             tasks=tuple(sorted(TASKS)),
+            claimed_at=None if claimed_s is None else ledger_now - timedelta(seconds=claimed_s),
+            trouble=self.vitals.health().trouble,
         )
 
     def counts(self) -> dict[str, int]:

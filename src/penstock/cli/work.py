@@ -20,6 +20,7 @@ from penstock.job.lifecycle import FINAL
 
 if TYPE_CHECKING:
     from penstock.core.config import Config
+    from penstock.health_port import Answer, HealthPort
     from penstock.worker import Worker
 
 _FLAG = Parameter(negative="", show_default=False)
@@ -39,6 +40,8 @@ def worker(
     max_jobs: Annotated[int | None, _OPTION] = None,
     grace: Annotated[str | None, _OPTION] = None,
     connect_timeout: Annotated[str | None, _OPTION] = None,
+    health_port: Annotated[int | None, _OPTION] = None,
+    health_host: Annotated[str | None, _OPTION] = None,
     session: Annotated[Session, Parameter(parse=False)],
 ) -> int:
     """Work jobs off until told to stop.
@@ -56,16 +59,24 @@ def worker(
         max_jobs: End after so many jobs, of all processes together.
         grace: How long a drain may take, such as 30s.
         connect_timeout: For how long to try again when engine or ledger do not answer at the start; 0: not at all.
+        health_port: Answer GET /live and GET /ready there, for probes; 0: any free port, which is told.
+        health_host: The address of that port; default: 127.0.0.1. It asks for no password.
         session: Handed in by the parser.
     """
     for option, number in (("--concurrency", concurrency), ("--max-jobs", max_jobs), ("--processes", processes)):
         if number is not None and number < 1:
             raise UsageError(f"{option} takes a number over 0, not {number}")
+    if health_port is not None and not 0 <= health_port <= 65_535:
+        raise UsageError(f"--health-port takes a number from 0 to 65535, not {health_port}")
     config = _config(session, {"--grace": grace, "--connect-timeout": connect_timeout})
+    config = _replaced(config, health_port=health_port, health_host=health_host)
     count = processes or config.worker.processes
     if count > 1:
         arguments = [*queue, *_repeated("--queues", queues), *_repeated("--tasks", tasks)]
-        options = {"--concurrency": concurrency, "--grace": grace, "--connect-timeout": connect_timeout}
+        options = {
+            "--concurrency": concurrency, "--grace": grace, "--connect-timeout": connect_timeout,
+            "--health-port": health_port,
+        }  # fmt: skip
         arguments += [f"{name}={value}" for name, value in options.items() if value is not None]
         return _several(session, config, count, arguments, burst=burst, max_jobs=max_jobs)
     from penstock.tether import Tether
@@ -79,14 +90,38 @@ def worker(
     )  # fmt: skip
     opened.load_tasks()  # now, so that what does not load is told before the first job
 
+    watched = config.worker.health_port is not None
+    if watched and tether is not None:  # the parent has the port
+        tether.report(lambda: msgspec.json.encode(made.vitals.health()))
+    port = _open_port(session, config, made.vitals.health) if watched and tether is None else None
+
     def ready() -> None:
         _ready(session, made)
+        if watched:
+            made.vitals.watch(opened.ledger, opened.gateway)
         if tether is not None:
             tether.tell_ready()
 
-    code = made.run(on_ready=ready)
+    try:
+        code = made.run(on_ready=ready)
+    finally:
+        made.vitals.close()
+        if port is not None:
+            port.close()
     _closing(session, made, code)
     return code
+
+
+def _open_port(session: Session, config: Config, health: Callable[[], Answer]) -> HealthPort:
+    from penstock.health_port import HealthPort
+
+    wanted = config.worker
+    port = HealthPort(wanted.health_host, wanted.health_port or 0, health)
+    if session.json:
+        _document(session, "listening", health_url=port.url)
+    else:
+        _line(session, f"health: {port.url}/live and {port.url}/ready")
+    return port
 
 
 def _config(session: Session, durations: dict[str, str | None]) -> Config:
@@ -97,8 +132,12 @@ def _config(session: Session, durations: dict[str, str | None]) -> Config:
             parse_duration_s(text)
         except ValueError as error:
             raise UsageError(f"{option}: {error}") from None
-    changes = {option.removeprefix("--").replace("-", "_"): text for option, text in given.items()}
-    return msgspec.structs.replace(config, worker=msgspec.structs.replace(config.worker, **changes))
+    return _replaced(config, **{option.removeprefix("--").replace("-", "_"): text for option, text in given.items()})
+
+
+def _replaced(config: Config, **changes: Any) -> Config:
+    given = {name: value for name, value in changes.items() if value is not None}
+    return msgspec.structs.replace(config, worker=msgspec.structs.replace(config.worker, **given))
 
 
 # -- one process ----------------------------------------------------------------------------------------------------
@@ -149,14 +188,22 @@ def _several(
 
     refuse_unshared(session.queue(config=config), count)
     session.close()  # nothing was connected, and nothing will be here
+    patience_s = seconds(config.worker.health_patience)
     common = [*_of_everywhere(session), *arguments, "--processes=1", *(["--burst"] if burst else [])]
-    return Processes(
+    processes = Processes(
         [[*common, *([] if share is None else [f"--max-jobs={share}"])] for share in shares(max_jobs, count)],
         ends=burst or max_jobs is not None,
         drain_s=seconds(config.worker.grace) + seconds(config.lease.cancel_grace) + _KILL_AFTER_S,
         say=_saying(session),
         as_json=session.json,
-    ).run()
+    )
+    if config.worker.health_port is None:
+        return processes.run()
+    port = _open_port(session, config, lambda: processes.health(patience_s))
+    try:
+        return processes.run()
+    finally:
+        port.close()
 
 
 def _of_everywhere(session: Session) -> list[str]:

@@ -49,6 +49,12 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """For how long the command tries again when engine or ledger do not answer at its start; 0: not at all."""
     grace: str | float = "25s"
     """How long a drain may take after the first SIGTERM."""
+    health_port: int | None = None
+    """Where the command ``penstock worker`` answers ``GET /live`` and ``/ready``; 0: any free port; None: nowhere."""
+    health_host: str = "127.0.0.1"
+    """The address of that port; ``0.0.0.0`` for probes from elsewhere. It tells no secret, and asks for none."""
+    health_patience: str | float = "30s"
+    """How long a loop may not turn, a broker or ledger not answer, a message wait untaken, before it counts as ill."""
     max_jobs_per_child: int = 100
     """A warm child is replaced after that many jobs."""
 

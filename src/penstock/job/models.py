@@ -315,6 +315,10 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     running: int = 0
     tasks: tuple[str, ...] = ()
+    claimed_at: datetime | None = None
+    """When it last claimed a job."""
+    trouble: str = ""
+    """What it finds wrong with itself; empty when all is well."""
 
 
 class Ref(msgspec.Struct, frozen=True, kw_only=True, tag="ref", omit_defaults=True):
