@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any
 import msgspec
 from judge import Line, Verdict, judge, read
 
+from penstock import tether
 from penstock.job.lifecycle import FINAL
 from penstock.job.models import JobQuery
 from penstock.sources.decorators import TASKS, Call
@@ -35,11 +37,20 @@ class WorkerOf:
         self.log = arena.folder / f"worker-{len(arena.started)}.log"
         path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("PENSTOCK_", "COV_CORE"))}
-        with self.log.open("wb") as log:
+        # Should this process die, however it does, its workers must not stay.
+        self._tether, theirs = socket.socketpair()
+        with self.log.open("wb") as log, theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "penstock", "worker", *arguments],
                 cwd=arena.folder,
-                env={**ours, **environment(arena.queue.config), "PYTHONPATH": path, **environ},
+                env={
+                    **ours,
+                    **environment(arena.queue.config),
+                    "PYTHONPATH": path,
+                    tether.VARIABLE: str(theirs.fileno()),
+                    **environ,
+                },
+                pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -89,6 +100,7 @@ class WorkerOf:
         self._asked = True
         code = self.process.wait(timeout_s)
         self._arena.deaths.setdefault(self.pid, time.monotonic())
+        self._tether.close()
         return code
 
     def freeze(self) -> None:
@@ -176,7 +188,7 @@ class Arena:
         for worker in self.alive:
             worker.wake()
             worker.signal(signal.SIGTERM)
-        for worker in self.alive:
+        for worker in self.started:
             worker.stop()
 
     # -- jobs ---------------------------------------------------------------------------------------------------

@@ -52,28 +52,27 @@ def wipe(trial: Trial) -> list[Figure]:
     jobs, grace_s = trial.size["jobs"], trial.size["grace_s"]
     sweep = SweepConfig(interval=grace_s / 2, due_interval="50ms", publish_grace=grace_s, max_publish_grace=grace_s)
     with _private(trial) as (at, wiped), at.arena(sweep=sweep) as arena:
-        for worker in [arena.start("--concurrency", "4") for _ in range(2)]:
-            worker.wait_ready()
-            worker.freeze()
+        # Nobody is at work yet: a worker that is merely held still may hold the engine's file locked.
         arena.submit(jobs, seconds=BODY_S)
         wiped()
-        wiped_at = time.monotonic()
-        for worker in arena.alive:
-            worker.wake()
+        for worker in [arena.start("--concurrency", "4") for _ in range(2)]:
+            worker.wait_ready()
+        ready_at = time.monotonic()
         wait_until(lambda: arena.lines("end"), 3 * grace_s + 20, "a body has ended")
         wait_until(lambda: len(arena.lines("end")) > jobs // 4, 60 + 3 * grace_s, "a quarter has ended")
         wiped()
         arena.wait_final(120 + 4 * grace_s)
         verdict = arena.verdict()
-        # Frozen workers may have had a message in hand: the first of the others counts.
-        began = sorted(of_job[0].began for of_job in verdict.spans.values())
-        held = 2 * 4 * 2
+        began = min(of_job[0].began for of_job in verdict.spans.values())
         return [
             equals("commits", verdict.commits, jobs),
             none("lost", verdict.lost),
             none("second bodies", [*verdict.double, *verdict.second, *verdict.strange]),
             at_most(
-                "first start after the wipe", began[held] - wiped_at, grace_s + 1.5 * seconds(sweep.interval) + 2, " s"
+                "first start, of ready workers, after",
+                max(0.0, began - ready_at),
+                grace_s + 1.5 * seconds(sweep.interval),
+                " s",
             ),
-            told("all ended after", max(s[-1].until for s in verdict.spans.values()) - wiped_at, " s"),
+            told("all ended after", max(of[-1].until for of in verdict.spans.values()) - ready_at, " s"),
         ]
