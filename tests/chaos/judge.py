@@ -111,12 +111,14 @@ def judge(file: Path, acknowledged: Iterable[str], deaths: Mapping[int, float]) 
 
 def _spans(lines: Iterable[Line], deaths: Mapping[int, float], strange: list[str]) -> dict[str, list[Span]]:
     begun: dict[tuple[str, int, int], float] = {}
+    seen = set[tuple[str, int]]()
     spans: dict[str, list[Span]] = defaultdict(list)
     for line in lines:
         key = (line.job_id, line.attempt, line.pid)
         if line.event == "start":
-            if key in begun or any(span.attempt == line.attempt for span in spans[line.job_id]):
+            if key[:2] in seen:
                 strange.append(f"attempt {line.attempt} of {line.job_id} began twice")
+            seen.add(key[:2])
             begun[key] = line.at
         elif line.event in ("end", "stopped") and key in begun:
             how = "ended" if line.event == "end" else "stopped"
