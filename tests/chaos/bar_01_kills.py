@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 from bars import CROSS, SIX, Trial, bar
@@ -21,11 +22,12 @@ def kills(trial: Trial) -> list[Figure]:
     with trial.arena() as arena:
         # The jobs come in portions, so that the last kill finds as much to do as the first.
         portion = jobs // (number + 1) + 1
-        submitted = len(arena.submit(portion, seconds=BODY_S))
+        tasks = itertools.cycle(["chaos.work", "chaos.awork"])
+        submitted = len(arena.submit(portion, next(tasks), seconds=BODY_S))
         for worker in [arena.start("--concurrency", str(CONCURRENCY)) for _ in range(WORKERS)]:
             worker.wait_ready()
         for _ in range(number):
-            submitted += len(arena.submit(min(portion, jobs - submitted), seconds=BODY_S))
+            submitted += len(arena.submit(min(portion, jobs - submitted), next(tasks), seconds=BODY_S))
             time.sleep(arena.rng.uniform(0, 0.1))  # the moment of the kill, not a wait
             arena.rng.choice(arena.wait_busy(5)).kill()
             arena.start("--concurrency", str(CONCURRENCY))

@@ -106,3 +106,19 @@ def test_a_worker_may_die_on_either_side_of_each_transition(tmp_path):
         arena.wait_final(60)
         verdict = arena.verdict()
         assert (verdict.lost, verdict.double, verdict.strange, arena.lies(verdict)) == ([], [], [], [])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_ledger_that_loses_answers_costs_neither_a_job_nor_a_second_try(tmp_path):
+    with Arena("huey+sqlite:///{folder}/queue.db", "sqlite:///{folder}/ledger.db", tmp_path, seed=1) as arena:
+        arena.submit(60, seconds=0.02)
+        for seed in (1, 2):
+            arena.start(
+                "--concurrency", "4", PENSTOCK_FAIL=f"any.before:error=0.05,any.after:error=0.05,seed={seed}"
+            )  # fmt: skip
+        arena.wait_final(60)
+        verdict = arena.verdict()
+        assert (verdict.commits, verdict.lost, verdict.double, verdict.second) == (60, [], [], [])
+        assert arena.lies(verdict) == []
+        assert sum(verdict.attempts.values()) == 60
