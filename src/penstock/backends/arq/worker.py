@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from arq.connections import ArqRedis
 from arq.constants import in_progress_key_prefix
+from arq.jobs import DeserializationError
 from arq.utils import timestamp_ms
 from arq.worker import Worker, func
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -51,10 +52,10 @@ return taken
 
 
 class _Mirrored(logging.Filter):
-    """ARQ logs a traceback of each job that raises; a failure that is only mirrored has been told already."""
+    """ARQ logs a traceback of each job that raises; what is only mirrored, or was refused, has been told already."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], MirroredFailure))
+        return not (record.exc_info and isinstance(record.exc_info[1], MirroredFailure | DeserializationError))
 
 
 # ARQ tells at INFO of each job: the ledger does that.
@@ -67,6 +68,16 @@ def encode(native: dict[str, Any]) -> bytes:
     if native.get("s"):
         return b""  # ARQ stores nothing then
     return msgspec.json.encode(native, enc_hook=str)
+
+
+class _Native(msgspec.Struct):
+    """A job as ARQ writes it: function, arguments, try, time of the enqueue."""
+
+    f: str
+    a: list[Any]
+    k: dict[str, Any]
+    t: int | None
+    et: int
 
 
 class _AnyName(dict[str, Any]):
@@ -97,7 +108,7 @@ class QueueWorker(Worker):
             keep_result=keep_s,
             retry_jobs=False,
             job_serializer=encode,
-            job_deserializer=msgspec.json.decode,
+            job_deserializer=self._read,
             log_results=False,
         )
         self.functions = _AnyName(self.functions)
@@ -124,6 +135,14 @@ class QueueWorker(Worker):
             with contextlib.suppress(*OUTAGES):
                 await self.pool.zrem(self.queue_name, taken)
                 await self.finish_failed_job(job_id, None)
+
+    def _read(self, data: bytes) -> dict[str, Any]:
+        """Read a message; ARQ logs one that cannot be read and goes on, so that it is told of and counted here."""
+        try:
+            return msgspec.to_builtins(msgspec.json.decode(data, type=_Native))
+        except Exception as error:
+            self._refuse(f"{type(error).__name__}: {error}")
+            raise
 
     async def renew(self) -> None:
         """Keep the messages of running jobs from other workers."""
