@@ -15,6 +15,10 @@ from penstock.testing.harness import wait_until
 
 LATE_S = 1.0
 BODY_S = 0.4
+AT_ONCE = 8
+WAVE = 40
+WAVE_S = 1.2
+"""How long a wave takes that nobody cancels, about."""
 
 
 class Cancel(NamedTuple):
@@ -33,16 +37,26 @@ def cancels(trial: Trial) -> list[Figure]:
     jobs, deaf = trial.size["jobs"], trial.size["stubborn"]
     with trial.arena() as arena:
         lease = arena.queue.config.lease
-        for worker in [arena.start("--concurrency", "8") for _ in range(2)]:
+        for worker in [arena.start("--concurrency", str(AT_ONCE)) for _ in range(2)]:
             worker.wait_ready()
-        handles = _submit(arena, jobs - deaf, "chaos.beat", seconds=BODY_S)
-        stubborn = _submit(arena, deaf, "chaos.stubborn", seconds=120.0, isolation="process")
+        handles: list[JobHandle] = []
+        cancelled: list[Cancel] = []
         finals: dict[str, tuple[object, ...]] = {}
         changed: list[str] = []
-        cancelled = [_cancel(arena, one) for one in _shuffled(arena, handles)]
-        _look(arena, finals, changed)
-        wait_until(lambda: {line.job_id for line in arena.lines("start")} >= {h.id for h in stubborn}, 120, "all begun")
-        killed = [_cancel(arena, one) for one in stubborn]
+        while len(handles) < jobs - deaf:
+            wave = _submit(arena, min(WAVE, jobs - deaf - len(handles)), "chaos.beat", seconds=BODY_S)
+            handles += wave
+            cancelled += _cancel_at_random(arena, wave)
+            _look(arena, finals, changed)
+        killed: list[Cancel] = []
+        while len(killed) < deaf:
+            some = _submit(
+                arena, min(AT_ONCE, deaf - len(killed)), "chaos.stubborn", seconds=120.0, isolation="process"
+            )
+            ids = {handle.id for handle in some}
+            wait_until(lambda ids=ids: ids <= {line.job_id for line in arena.lines("start")}, 60, "all have begun")
+            killed += [_cancel(one) for one in some]
+            arena.wait_final(60)
         arena.wait_final(120)
         _look(arena, finals, changed)
         for handle in arena.rng.sample(handles, min(50, len(handles))):
@@ -75,14 +89,18 @@ def _submit(arena: Arena, count: int, task: str, **options: object) -> list[JobH
     return [arena.queue.job(job_id) for job_id in arena.submit(count, task, **options)]
 
 
-def _shuffled(arena: Arena, handles: list[JobHandle]) -> list[JobHandle]:
-    """Mix the order, but not wholly: those in front are at work, as they are taken in order, those behind wait."""
-    order = {handle.id: number + arena.rng.uniform(0, len(handles) / 2) for number, handle in enumerate(handles)}
-    return sorted(handles, key=lambda handle: order[handle.id])
+def _cancel_at_random(arena: Arena, wave: list[JobHandle]) -> list[Cancel]:
+    began = time.monotonic()
+    cancelled: list[Cancel] = []
+    for after_s, handle in sorted(
+        ((arena.rng.uniform(0, WAVE_S), handle) for handle in wave), key=lambda pair: pair[0]
+    ):
+        time.sleep(max(0.0, began + after_s - time.monotonic()))  # the moment of the cancel, not a wait
+        cancelled.append(_cancel(handle))
+    return cancelled
 
 
-def _cancel(arena: Arena, handle: JobHandle) -> Cancel:
-    time.sleep(arena.rng.uniform(0, 0.02))  # the moment of the cancel, not a wait
+def _cancel(handle: JobHandle) -> Cancel:
     outcome = handle.cancel()
     return Cancel(handle.id, outcome, time.monotonic())
 
