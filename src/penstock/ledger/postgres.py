@@ -298,58 +298,23 @@ class PostgresLedger(Ledger):
     def history(self, job_id: str) -> list[HistoryEntry]:
         """See `Ledger.history`."""
         try:
-            entries = [rows.enqueued(self.get(job_id))]
+            first = rows.enqueued(self.get(job_id))
         except JobNotFoundError:
             return []
-        for at, event, start, to, attempt, worker, reason, error in self._rows(postgres_sql.HISTORY, id=job_id):
-            entries.append(
-                HistoryEntry(
-                    job_id=job_id,
-                    at=rows.instant(at),
-                    event=Event(event),
-                    start=State(start),
-                    to=State(to),
-                    attempt=attempt,
-                    worker=worker,
-                    reason=reason,
-                    error=rows.error_of(error),
-                )
-            )
-        return entries
+        return [first, *(rows.entry_of(job_id, row) for row in self._rows(postgres_sql.HISTORY, id=job_id))]
 
     def logs(
         self, job_id: str, *, attempt: int | None = None, after_seq: int = 0, limit: int = 10_000
     ) -> list[LogLine]:
         """See `Ledger.logs`."""
         found = self._rows(postgres_sql.LOGS, id=job_id, attempt=attempt, after=after_seq, limit=limit)
-        return [
-            LogLine(
-                job_id=job_id,
-                attempt=of,
-                at=rows.instant(at),
-                level=level,
-                source=source,
-                text=text if raw is None else raw.decode(),
-                node=node,
-                seq=seq,
-            )
-            for of, at, level, source, text, raw, node, seq in found
-        ]
+        texts = [(of, at, level, source, text if raw is None else raw.decode(), node, seq)
+                 for of, at, level, source, text, raw, node, seq in found]  # fmt: skip
+        return [rows.line_of(job_id, row) for row in texts]
 
     def nodes(self, job_id: str, *, attempt: int | None = None) -> list[NodeRun]:
         """See `Ledger.nodes`."""
-        return [
-            NodeRun(
-                job_id=job_id,
-                attempt=of,
-                name=name,
-                state=state,
-                started_at=None if started is None else rows.instant(started),
-                elapsed_s=elapsed_s,
-                error=error,
-            )
-            for of, name, state, started, elapsed_s, error in self._rows(postgres_sql.NODES, id=job_id, attempt=attempt)
-        ]
+        return [rows.node_of(job_id, row) for row in self._rows(postgres_sql.NODES, id=job_id, attempt=attempt)]
 
     # -- workers --------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,17 @@ import msgspec
 
 from penstock.core.exceptions import UnsupportedError, did_you_mean
 from penstock.job.lifecycle import SHOWN_STATES, Event, State
-from penstock.job.models import ErrorInfo, HistoryEntry, Intent, Job, Outcome, RetryPolicy, Submission
+from penstock.job.models import (
+    ErrorInfo,
+    HistoryEntry,
+    Intent,
+    Job,
+    LogLine,
+    NodeRun,
+    Outcome,
+    RetryPolicy,
+    Submission,
+)
 
 COLUMNS: tuple[str, ...] = Job.__struct_fields__
 """A job's row has a column for each field of `Job`, by the same name and in the same order."""
@@ -103,6 +113,39 @@ def created_in(submissions: Iterable[Submission], queues: Mapping[str, int] | No
 def enqueued(job: Job) -> HistoryEntry:
     """Derive the first entry of a job's history from its row."""
     return HistoryEntry(job_id=job.id, at=job.created_at, event=Event.ENQUEUE, start=None, to=State.QUEUED, attempt=0)
+
+
+def entry_of(job_id: str, row: Sequence[Any]) -> HistoryEntry:
+    """Decode a row of a job's history: at, event, start, to, attempt, worker, reason, error."""
+    at, event, start, to, attempt, worker, reason, error = row
+    return HistoryEntry(
+        job_id=job_id,
+        at=instant(at),
+        event=Event(event),
+        start=State(start),
+        to=State(to),
+        attempt=attempt,
+        worker=worker,
+        reason=reason,
+        error=error_of(error),
+    )
+
+
+def line_of(job_id: str, row: Sequence[Any]) -> LogLine:
+    """Decode a row of a job's log: attempt, at, level, source, text, node, seq."""
+    attempt, at, level, source, text, node, seq = row
+    return LogLine(
+        job_id=job_id, attempt=attempt, at=instant(at), level=level, source=source, text=text, node=node, seq=seq
+    )
+
+
+def node_of(job_id: str, row: Sequence[Any]) -> NodeRun:
+    """Decode a row of a job's nodes: attempt, name, state, started at, elapsed, error."""
+    attempt, name, state, started, elapsed_s, error = row
+    started_at = None if started is None else instant(started)
+    return NodeRun(
+        job_id=job_id, attempt=attempt, name=name, state=state, started_at=started_at, elapsed_s=elapsed_s, error=error
+    )
 
 
 def json_text(value: Any) -> str | None:

@@ -364,24 +364,10 @@ class SqliteLedger(Ledger):
     def history(self, job_id: str) -> list[HistoryEntry]:
         """See `Ledger.history`."""
         try:
-            entries = [rows.enqueued(self.get(job_id))]
+            first = rows.enqueued(self.get(job_id))
         except JobNotFoundError:
             return []
-        for at, event, start, to, attempt, worker, reason, error in self._rows(_HISTORY, (job_id,)):
-            entries.append(
-                HistoryEntry(
-                    job_id=job_id,
-                    at=rows.instant(at),
-                    event=Event(event),
-                    start=State(start),
-                    to=State(to),
-                    attempt=attempt,
-                    worker=worker,
-                    reason=reason,
-                    error=rows.error_of(error),
-                )
-            )
-        return entries
+        return [first, *(rows.entry_of(job_id, row) for row in self._rows(_HISTORY, (job_id,)))]
 
     def logs(
         self, job_id: str, *, attempt: int | None = None, after_seq: int = 0, limit: int = 10_000
@@ -389,34 +375,11 @@ class SqliteLedger(Ledger):
         """See `Ledger.logs`."""
         statement = _LOGS.format(of_attempt="" if attempt is None else " AND logs.attempt = :attempt")
         values = {"id": job_id, "attempt": attempt, "after": after_seq, "limit": limit}
-        return [
-            LogLine(
-                job_id=job_id,
-                attempt=of,
-                at=rows.instant(at),
-                level=level,
-                source=source,
-                text=text,
-                node=node,
-                seq=seq,
-            )
-            for of, at, level, source, text, node, seq in self._rows(statement, values)
-        ]
+        return [rows.line_of(job_id, row) for row in self._rows(statement, values)]
 
     def nodes(self, job_id: str, *, attempt: int | None = None) -> list[NodeRun]:
         """See `Ledger.nodes`."""
-        return [
-            NodeRun(
-                job_id=job_id,
-                attempt=of,
-                name=name,
-                state=state,
-                started_at=None if started is None else rows.instant(started),
-                elapsed_s=elapsed_s,
-                error=error,
-            )
-            for of, name, state, started, elapsed_s, error in self._rows(_NODES, {"id": job_id, "attempt": attempt})
-        ]
+        return [rows.node_of(job_id, row) for row in self._rows(_NODES, {"id": job_id, "attempt": attempt})]
 
     # -- workers --------------------------------------------------------------------------------------------------
 
