@@ -7,7 +7,7 @@ EXTRAS := hamilton,flowerpower
 # Tests wait more than they compute: two processes for each core, and no more than the servers have room for.
 SPREAD ?= -n $(shell n=$$(( 2 * $$(getconf _NPROCESSORS_ONLN) )); echo $$(( n < 8 ? n : 8 ))) --dist worksteal
 
-.PHONY: help venv test chaos cross services unit check conformance installs docs demo bench lock clean
+.PHONY: help venv fuzz test chaos cross services unit check conformance installs docs demo bench lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -42,6 +42,9 @@ services:  ## the servers that the tests need and no wheel carries, as root on D
 
 unit: $(VENV)/.dev  ## the quick part of the suite
 	$(BIN)/python -m pytest -q tests/unit -m 'not slow and not servers' $(ARGS)
+
+fuzz: $(VENV)/.dev  ## 10,000 fuzzed messages, payloads, rows and files of settings; SEED=... replays a run
+	PENSTOCK_TEST_FUZZ=1250 $(BIN)/python -m pytest -q tests/fuzz -p no:cacheprovider $(if $(SEED),--hypothesis-seed=$(SEED)) $(ARGS)
 
 conformance: $(VENV)/.dev  ## unit and conformance tests: what may differ from one Python to another
 	$(BIN)/python -m pytest -q $(SPREAD) -m 'not servers' tests/unit src/penstock/testing/conformance $(ARGS)

@@ -18,7 +18,8 @@ _COUNTED = re.compile(r"(\d+) (foreign|refused)")
     17, "hostile messages",
     small={"messages": 150, "jobs": 20, "largest_bytes": 200_000},
     full={"messages": 1200, "jobs": 200, "largest_bytes": 10 * 1024 * 1024},
-    places=(*SIX, (TASKIQ_NATS, SQLITE), (TASKIQ_AMQP, POSTGRES), (DRAMATIQ_AMQP, SQLITE), (HUEY_REDIS, SQLITE)),
+    places=SIX,
+    full_places=(*SIX, (TASKIQ_NATS, SQLITE), (TASKIQ_AMQP, POSTGRES), (DRAMATIQ_AMQP, SQLITE), (HUEY_REDIS, SQLITE)),
 )  # fmt: skip
 def hostile(trial: Trial) -> list[Figure]:
     size = trial.size
