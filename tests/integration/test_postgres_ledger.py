@@ -229,8 +229,8 @@ def test_heartbeats_touch_no_index(ledger, schema, connection):
         ).fetchone()
 
     wait_until(lambda: updates()[0] >= 120, what="the statistics of 20 claims and 100 beats")
-    # A full page sends a row elsewhere now and then.
-    assert updates()[1] >= 80
+    # A full page sends a row elsewhere, the more so while others hold old snapshots; with an index none would be hot.
+    assert updates()[1] >= 10
 
 
 def test_everything_of_a_purged_job_goes(ledger, schema, connection):
