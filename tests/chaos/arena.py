@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from judge import Line, Verdict, judge, read
+from judge import Line, Verdict, judge, parsed
 
 from penstock import tether
 from penstock.job.lifecycle import FINAL
@@ -138,6 +138,8 @@ class Arena:
         self.unasked: list[str] = []
         """Workers that ended by themselves, with what they printed last."""
         self.acknowledged: list[str] = []
+        self._lines: list[Line] = []
+        self._read_bytes = 0
         self._harness = harness_for(engine)(folder)
         self.queue = self._harness.queue(filled(ledger, folder), tasks=(BODIES,), **changes)
 
@@ -225,8 +227,14 @@ class Arena:
         return True
 
     def lines(self, event: str | None = None) -> list[Line]:
-        """What the bodies have written so far."""
-        return [line for line in read(self.record) if event in (None, line.event)]
+        """What the bodies have written so far. Asked over and over: only what is new is read."""
+        with contextlib.suppress(FileNotFoundError), self.record.open("rb") as record:
+            record.seek(self._read_bytes)
+            new = record.read()
+            whole = new[: new.rfind(b"\n") + 1]
+            self._read_bytes += len(whole)
+            self._lines += parsed(whole.decode())
+        return [line for line in self._lines if event in (None, line.event)]
 
     def verdict(self) -> Verdict:
         """Judge: by the file, once every worker is stopped and its death noted.

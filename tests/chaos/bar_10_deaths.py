@@ -37,7 +37,7 @@ def deaths(trial: Trial) -> list[Figure]:
             _kill(arena, [arena.rng.choice(_running(arena))])
         _running(arena)
         of_child = _rescued_after_s(arena, Event.CRASH)
-        arena.start("--concurrency", "1").wait_ready()  # lives on, and sweeps
+        arena.start("another-queue", "--concurrency", "1").wait_ready()  # lives on, takes nothing, and sweeps
         for _ in range(hosts):
             running = _running(arena)
             worker.signal(signal.SIGKILL)

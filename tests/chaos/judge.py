@@ -68,10 +68,14 @@ def read(file: Path) -> list[Line]:
         text = file.read_text()
     except FileNotFoundError:
         return []
-    whole = text[: text.rfind("\n") + 1]
+    return parsed(text[: text.rfind("\n") + 1])
+
+
+def parsed(text: str) -> list[Line]:
+    """Read whole lines."""
     return [
         Line(event, job_id, int(attempt), int(pid), float(at))
-        for event, job_id, attempt, pid, at in (line.split() for line in whole.splitlines())
+        for event, job_id, attempt, pid, at in (line.split() for line in text.splitlines())
     ]
 
 
