@@ -72,7 +72,7 @@ class WorkerOf:
             self._arena.unasked.append(f"{self.log.name} ended with {self.process.returncode}: {self.told}")
         return False
 
-    def wait_ready(self, timeout_s: float = 30.0) -> None:
+    def wait_ready(self, timeout_s: float = 60.0) -> None:
         """Wait until it has told the ledger of itself."""
         workers = self._arena.queue.workers
         wait_until(
@@ -95,7 +95,7 @@ class WorkerOf:
         self.signal(signal.SIGKILL)
         self.ended()
 
-    def ended(self, timeout_s: float = 30.0) -> int:
+    def ended(self, timeout_s: float = 60.0) -> int:
         """Wait for its end, as it is expected to, note it, and return the exit code."""
         self._asked = True
         code = self.process.wait(timeout_s)

@@ -16,6 +16,8 @@ from penstock.testing import services
 from penstock.testing.harness import wait_until
 
 BODY_S = 0.02
+BUSY_S = 2.0
+"""What a busy machine may take beside."""
 
 
 @contextlib.contextmanager
