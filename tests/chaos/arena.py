@@ -21,11 +21,12 @@ from judge import Line, Verdict, judge, parsed
 from penstock import tether
 from penstock.job.lifecycle import FINAL
 from penstock.job.models import JobQuery
-from penstock.sources.decorators import TASKS, Call
+from penstock.sources.decorators import TASKS, Call, Task
 from penstock.testing.harness import environment, filled, harness_for, wait_until
 
 HERE = Path(__file__).parent
 BODIES = str(HERE / "chaos_bodies.py")
+_LOADED: dict[str, Task[Any, Any]] = {}
 
 
 class WorkerOf:
@@ -197,9 +198,16 @@ class Arena:
 
     def call(self, task: str = "chaos.work", *, seconds: float = 0.0, **options: Any) -> Call:
         """Return the call of a body that takes so long; ``options`` are those of the job."""
-        self.queue.load_tasks()
+        self._load_tasks()
         found = TASKS.find(task)
         return (found.options(**options) if options else found).call(file=str(self.record), seconds=seconds)
+
+    def _load_tasks(self) -> None:
+        """Load the bodies. A file is loaded once in a process, and what it had brought is forgotten after each test."""
+        self.queue.load_tasks()
+        _LOADED.update({name: one for name, one in TASKS.items() if Path(one.source[0]).parent == HERE})
+        for name in set(_LOADED) - set(TASKS):
+            TASKS.add(_LOADED[name])
 
     def submit(self, count: int, task: str = "chaos.work", *, seconds: float = 0.0, **options: Any) -> list[str]:
         """Submit jobs, in calls of up to 500; they are acknowledged now."""

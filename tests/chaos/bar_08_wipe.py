@@ -73,7 +73,7 @@ def wipe(trial: Trial) -> list[Figure]:
             at_most(
                 "first start, of ready workers, after",
                 max(0.0, began - ready_at),
-                grace_s + 1.5 * seconds(sweep.interval),
+                grace_s + 1.5 * seconds(sweep.interval) + BUSY_S,
                 " s",
             ),
             told("all ended after", max(of[-1].until for of in verdict.spans.values()) - ready_at, " s"),

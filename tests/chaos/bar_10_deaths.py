@@ -24,7 +24,7 @@ AT_ONCE = 4
 
 @bar(
     10, "a child process, and a whole host, killed",
-    small={"children": 8, "hosts": 1}, full={"children": 100, "hosts": 25}, places=((HUEY, SQLITE),), full_places=SIX,
+    small={"children": 4, "hosts": 1}, full={"children": 100, "hosts": 25}, places=((HUEY, SQLITE),), full_places=SIX,
 )  # fmt: skip
 def deaths(trial: Trial) -> list[Figure]:
     children, hosts = trial.size["children"], trial.size["hosts"]
