@@ -34,7 +34,7 @@ _PURGE_EVERY_S = 600.0
 _PURGE_BATCH = 500
 _POSTPONE_BATCH = 1000
 _TRUSTED = 6
-"""Times the longest grace: a message of that age is sent again, although the engine may still hold the first one."""
+"""Times the longest grace: whoever has waited so long is sent again, although the engine may hold its message still."""
 _WARM_UP = 1 / 2
 _LONGEST_GAP = 1 / 4
 _PROBE_EVERY = 1 / 20
@@ -107,23 +107,22 @@ class Sweeper:
         """T8 for every job whose time has come, first publishes and repeated ones; return how many were pushed."""
         pushed = 0
         missing: dict[str, float] = {}
+        seen: list[str] = []
         while jobs := self._ledger.publishable(self._batch):
-            wanted: list[Job] = []
-            waiting: set[str] = set()
-            for job in jobs:
-                if job.published_at is not None and not self._is_missing(job, missing):
-                    waiting.add(job.queue)
-                else:
-                    wanted.append(job)
-            if wanted:
+            waiting = [job for job in jobs if self._is_believed(job) and not self._is_missing(job, missing)]
+            if [job.id for job in waiting] == seen:
+                waiting = []  # a ledger that cannot let them wait: nobody may be in the way of the others
+            seen = [job.id for job in waiting]
+            if wanted := [job for job in jobs if job.id not in seen]:
                 pushed += self.push(wanted)
-            postponed = self._postpone(sorted(waiting))
-            if waiting and not postponed:
-                # Its message may be there, and is not believed in any longer.
-                pushed += self.push([job for job in jobs if job not in wanted])
+            self._postpone(sorted({job.queue for job in waiting}))
             if len(jobs) < self._batch or self._stop.is_set():
                 break
         return pushed
+
+    def _is_believed(self, job: Job) -> bool:
+        """Whether a job was published, and not so long ago that its message may be lost whatever the engine holds."""
+        return job.waited_s is not None and job.waited_s < self._patience.trusted_s
 
     def _is_missing(self, job: Job, missing: dict[str, float]) -> bool:
         """Whether the message of a job that was published before is likely to be lost.
@@ -143,16 +142,13 @@ class Sweeper:
         missing[queue] -= 1
         return missing[queue] >= 0
 
-    def _postpone(self, queues: Sequence[str]) -> int:
-        """Let what the engine still holds wait on; return how many jobs do."""
-        postponed = 0
+    def _postpone(self, queues: Sequence[str]) -> None:
+        """Let what the engine still holds wait on."""
         while queues:
-            some = self._ledger.postpone(queues, self._patience, _POSTPONE_BATCH)
-            postponed += some
-            if some < _POSTPONE_BATCH or self._stop.is_set():
+            postponed = self._ledger.postpone(queues, self._patience, _POSTPONE_BATCH)
+            self.counts["postponed"] += postponed
+            if postponed < _POSTPONE_BATCH or self._stop.is_set():
                 break
-        self.counts["postponed"] += postponed
-        return postponed
 
     def push(self, jobs: Sequence[Job]) -> int:
         """Publish these jobs, each if nobody else has since it was read; a push that fails is tried again later."""

@@ -848,10 +848,13 @@ def test_only_what_was_published_and_is_due_in_these_queues_is_postponed(ledger,
     assert len(ledger.publishable(10)) == 2
 
 
-def test_a_message_of_old_is_not_waited_for(ledger, clock):
-    add(ledger)
-    clock.now += PATIENCE.trusted_s
-    assert ledger.postpone(["default"], PATIENCE, 10) == 0
+def test_who_has_waited_too_long_waits_no_more(ledger, clock):
+    job = add(ledger)
+    postponed = []
+    for _ in range(3):
+        clock.now = ledger.get(job.id).publish_due_at.timestamp()
+        postponed.append(ledger.postpone(["default"], replace(PATIENCE, trusted_s=100.0), 10))
+    assert postponed == [1, 1, 0]
     assert len(ledger.publishable(10)) == 1
 
 

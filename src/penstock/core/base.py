@@ -205,7 +205,7 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
     grace_s: float
     max_grace_s: float
     trusted_s: float
-    """A message that was published longer ago is not waited for, whatever the engine holds."""
+    """Who has waited so long waits no more, whatever the engine holds."""
 
 
 class Ledger(ABC):

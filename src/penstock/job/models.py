@@ -201,6 +201,13 @@ class Job(_Asked, frozen=True, kw_only=True):
     nodes_done: int | None = None
     nodes_total: int | None = None
 
+    @property
+    def waited_s(self) -> float | None:
+        """From the newest publish to when the next one is due; None while there was none."""
+        if self.published_at is None or self.publish_due_at is None:
+            return None
+        return (self.publish_due_at - self.published_at).total_seconds()
+
 
 class Outcome(StrEnum):
     """What an enqueue did."""

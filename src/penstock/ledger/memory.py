@@ -249,11 +249,10 @@ class MemoryLedger(Ledger):
         """See `Ledger.postpone`."""
         with self._lock:
             store, seconds = self._store(), self._clock()
-            since = rows.instant(seconds - patience.trusted_s)
             postponed = 0
             for job in self.publishable(limit):
-                if job.queue in queues and job.published_at and job.publish_due_at and job.published_at > since:
-                    waited_s = (job.publish_due_at - job.published_at).total_seconds()
+                waited_s = job.waited_s
+                if job.queue in queues and waited_s is not None and waited_s < patience.trusted_s:
                     due_at = rows.instant(seconds + min(max(2 * waited_s, patience.grace_s), patience.max_grace_s))
                     store.put(msgspec.structs.replace(job, publish_due_at=due_at))
                     postponed += 1

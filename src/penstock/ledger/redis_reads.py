@@ -59,8 +59,9 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'due', '-inf', num(now), 'L
   local row = P .. 'job:' .. id
   local v = redis.call('HMGET', row, 'queue', 'published_at', 'publish_due_at', 'scheduled_at')
   local published = v[2] and tonumber(v[2])
-  if queues[v[1]] and published and published > now - trusted_s and tonumber(v[4]) <= now then
-    local wait_s = math.min(math.max(2 * (tonumber(v[3]) - published), grace_s), max_grace_s)
+  local waited_s = published and tonumber(v[3]) - published
+  if queues[v[1]] and published and waited_s < trusted_s and tonumber(v[4]) <= now then
+    local wait_s = math.min(math.max(2 * waited_s, grace_s), max_grace_s)
     redis.call('HSET', row, 'publish_due_at', num(now + wait_s))
     redis.call('ZADD', P .. 'due', num(now + wait_s), id)
     postponed = postponed + 1

@@ -171,8 +171,8 @@ def postpone(queues: str, *, least: str = "min", greatest: str = "max", lock: st
     wait = f"{least}({greatest}(2 * (publish_due_at - published_at), :grace_s), :max_grace_s)"
     return (
         f"UPDATE jobs SET publish_due_at = :now + {wait} WHERE seq IN (SELECT seq FROM jobs WHERE {QUEUED} "
-        "AND held IS NULL AND publish_due_at <= :now AND scheduled_at <= :now AND published_at > :now - :trusted_s "
-        f"AND {queues} ORDER BY publish_due_at LIMIT :limit{lock})"
+        "AND held IS NULL AND publish_due_at <= :now AND scheduled_at <= :now "
+        f"AND publish_due_at - published_at < :trusted_s AND {queues} ORDER BY publish_due_at LIMIT :limit{lock})"
     )
 
 
