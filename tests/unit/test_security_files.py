@@ -13,6 +13,7 @@ from penstock import JobNotFoundError, JobQueue
 from penstock.core.config import Config, SecurityConfig
 from penstock.core.exceptions import ConfigError, ResultError
 from penstock.job.models import Message
+from penstock.ledger import open_ledger
 from penstock.results import ResultStore
 from penstock.settings import load
 from penstock.sources.flowerpower import read_yaml
@@ -211,3 +212,39 @@ def test_the_list_can_be_said(env_of):
 
 def test_a_star_lets_all_through(env_of):
     assert set(os.environ) <= env_of("inline", "*")
+
+
+# -- secrets in files, history ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "mode", "warned"),
+    [
+        ('ledger = "postgres://ada:hunter2@db/x"', 0o644, True),
+        ('ledger = "postgres://ada:hunter2@db/x"', 0o600, False),
+        ('ledger = "postgres://ada:${PW}@db/x"', 0o644, False),
+        ('[engines.saq]\npassword = "env:PW"', 0o644, False),
+        ('[engines.saq]\npassword = "hunter2"', 0o644, True),
+        ('backend = "inline://"', 0o644, False),
+    ],
+)
+def test_a_secret_in_a_file_that_all_may_read_is_warned_of_and_not_told(tmp_path, caplog, line, mode, warned):
+    (tmp_path / "penstock.toml").write_text(line)
+    (tmp_path / "penstock.toml").chmod(mode)
+    load(tmp_path, env={"HOME": str(tmp_path), "PW": "swordfish"})
+    assert ("any user of this machine may read" in caplog.text) == warned
+    assert "hunter2" not in caplog.text
+
+
+@pytest.mark.parametrize(("fails", "kept_days"), [(False, 7), (True, 30)], ids=["succeeded", "failed"])
+def test_history_is_purged_although_nobody_has_asked_for_it(tmp_path, fails, kept_days):
+    now = [1_700_000_000.0]
+    ledger = open_ledger("memory://", clock=lambda: now[0])
+    with JobQueue("inline://", ledger=ledger, config=Config(results=str(tmp_path)), root=tmp_path) as queue:
+        job = queue.enqueue_command(["false" if fails else "true"], isolation="inline")
+        assert job.refresh().state == ("failed" if fails else "succeeded")
+        now[0] += kept_days * 86_400 - 60
+        assert queue.sweeper.purge() == 0
+        now[0] += 120
+        assert queue.sweeper.purge() == 1
+    ledger.close()

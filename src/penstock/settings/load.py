@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import msgspec
 from penstock.core.config import Config
 from penstock.core.durations import parse_duration_s
 from penstock.core.exceptions import ConfigError
-from penstock.core.secrets import mask_data, mask_text, remember
+from penstock.core.secrets import mask_data, mask_text, remember, secrets_in
 from penstock.core.typed import prepared
 from penstock.settings.checks import troubles
 from penstock.settings.environment import from_environment, from_flags, list_from_text
@@ -20,7 +22,9 @@ from penstock.settings.files import find, is_flowerpower, read_toml
 from penstock.settings.keys import FREE, is_list, is_table, known
 from penstock.settings.layers import Entry, Layer, flatten
 from penstock.settings.paths import anchored
-from penstock.settings.references import expand
+from penstock.settings.references import expand, is_reference
+
+logger = logging.getLogger("penstock.config")
 
 DEFAULT = "default"
 _DERIVED = "default, a part of lease.ttl"
@@ -113,6 +117,7 @@ def _project(begin: Path, file: Path | None, conf: str) -> _Project:
         if file.suffix in (".yml", ".yaml"):
             return _flowerpower(file.parent.parent, file.parent.name)
         layer = read_toml(file, file.name)
+        _warn_of_open_file(file, layer)
         return _Project(file.parent, file, around, layer)
     found = find(begin, conf)
     if found is None:
@@ -120,6 +125,7 @@ def _project(begin: Path, file: Path | None, conf: str) -> _Project:
     if found.file is None:
         return _flowerpower(found.folder, conf)
     layer = read_toml(found.file, found.file.name)
+    _warn_of_open_file(found.file, layer)
     return _Project(found.folder, found.file, found.folder if found.flowerpower else None, layer)
 
 
@@ -136,6 +142,28 @@ def _flowerpower(root: Path, conf: str) -> _Project:
     label = f"{conf}/{queue.name}" if queue else f"{conf}/project.yml job_queue"
     layer = flatten(block, lambda _path: label)
     return _Project(root, queue or root / conf / "project.yml", root, layer)
+
+
+def _warn_of_open_file(file: Path, layer: Layer) -> None:
+    """Say that passwords stand in a file that every user of the machine may read."""
+    try:
+        open_to_all = file.stat().st_mode & stat.S_IROTH
+    except OSError:
+        return
+    keys = [key for key, entry in layer.items() if open_to_all and _inline_secret(entry)]
+    if keys:
+        logger.warning(
+            "%s: %s holds a secret, and any user of this machine may read the file; chmod o-r %s, or write "
+            "env:NAME or file:/path in its place",
+            file.name, ", ".join(keys), file,
+        )  # fmt: skip
+
+
+def _inline_secret(entry: Entry) -> bool:
+    if entry.path[0] == "schedules":
+        return False
+    found = set(secrets_in(entry.value, entry.path[-1]))
+    return any(not is_reference(secret) for secret in found)
 
 
 def _user_layer(env: Mapping[str, str]) -> Layer:

@@ -25,6 +25,11 @@ class Expanded(msgspec.Struct, frozen=True):
     secrets: frozenset[str] = frozenset()
 
 
+def is_reference(text: str) -> bool:
+    """Whether a text only says where its value stands."""
+    return bool(_WITHIN.search(text) or _WHOLE_ENV.fullmatch(text) or _WHOLE_FILE.fullmatch(text))
+
+
 def expand(value: Any, *, env: Mapping[str, str], root: Path, told: str) -> Expanded:
     """Follow the references in a value, also inside its lists and tables.
 
