@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from penstock.body import Interrupt
-from penstock.core.config import Config, seconds
+from penstock.core.config import Config, kept_s, seconds
 from penstock.core.exceptions import LedgerError
 from penstock.job import lifecycle
 
@@ -61,7 +61,7 @@ class Heart:
         self._owner = owner
         self._ttl_s = seconds(config.lease.ttl)
         self._beat_s = seconds(config.lease.heartbeat)
-        self._margin_s = min(seconds(config.lease.fence_margin), self._ttl_s / 2)
+        self._kept_s = kept_s(config.lease)
         self._poll_s = seconds(config.lease.cancel_poll)
         self._stops_on_loss = config.lease.on_lost == "stop"
         self._wake = threading.Event()
@@ -136,7 +136,7 @@ class Heart:
                     owned.interrupt.set("lost")
 
     def _fence_at(self, owned: Owned) -> float:
-        return owned.renewed + self._ttl_s - self._margin_s
+        return owned.renewed + self._kept_s
 
     def _calm_s(self) -> float:
         """How long nothing has to be stopped."""

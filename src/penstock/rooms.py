@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from penstock import registry
-from penstock.core.config import Config, seconds
+from penstock.core.config import Config, kept_s, seconds
 from penstock.core.secrets import remember, secrets_in
 from penstock.gateway import Gateway
 from penstock.job.lifecycle import Transition
@@ -130,6 +130,7 @@ class Rooms:
             inline_max_bytes=self.config.result_inline_max_bytes,
             max_jobs_per_child=self.config.worker.max_jobs_per_child,
             cancel_grace_s=seconds(self.config.lease.cancel_grace),
+            silence_s=kept_s(self.config.lease) if self.config.lease.on_lost == "stop" else None,
             limits=self.config.limits,
         )
         self._closers.insert(0, pool.close)

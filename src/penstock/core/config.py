@@ -178,6 +178,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return f"Config({told})"
 
 
+def kept_s(lease: LeaseConfig) -> float:
+    """Return how long after its last renewal a lease is relied upon. Raises ValueError."""
+    ttl_s = seconds(lease.ttl)
+    return ttl_s - min(seconds(lease.fence_margin), ttl_s / 2)
+
+
 def seconds(value: str | float) -> float:
     """Read a configured duration. Raises ValueError."""
     return parse_duration_s(value)

@@ -1,6 +1,6 @@
 """The main loop of a child process: prepare once, then one job after the other, until the pipe from the worker ends.
 
-Started as ``python -m penstock.runners.child REQUEST_FD REPLY_FD PARENT_PID``; see `isolation` for the other side.
+Started as ``python -m penstock.runners.child REQUEST_FD REPLY_FD PULSE_FD PARENT_PID``; `isolation` has the other side.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from penstock.runners.frames import (
     frame,
     to_child,
 )
+from penstock.runners.pulse import Ear
 
 if TYPE_CHECKING:
     from penstock.job.models import Job
@@ -54,11 +55,12 @@ _PR_SET_PDEATHSIG = 1
 class Child:
     """One child process, seen from inside."""
 
-    def __init__(self, request_fd: int, reply_fd: int, parent_pid: int) -> None:
+    def __init__(self, request_fd: int, reply_fd: int, pulse_fd: int, parent_pid: int) -> None:
         self._pid = os.getpid()
         self._parent_pid = parent_pid
         self._request_fd = _raised(request_fd)
         self._reply_fd = _raised(reply_fd)
+        self._ear = Ear(_raised(pulse_fd))
         self._frames = Frames()
         self._waiting: list[ToChild] = []
         self._write_lock = threading.Lock()
@@ -84,9 +86,11 @@ class Child:
             return
         while (work := self._next()) is not None:
             if isinstance(work, Work):
+                self._ear.expect(work.silence_s)
                 ended = self._perform(work.job)
                 if os.getpid() != self._pid:
                     os._exit(0)  # a process that the body forked has come out of the body: it is not the child
+                self._ear.expect(None)
                 self._send(Done(ended), last=True)
 
     # -- prepare ------------------------------------------------------------------------------------------------
@@ -261,7 +265,7 @@ class Child:
     def _forked(self) -> None:
         # What the body forks must not keep our pipes open, nor write to them.
         if os.getpid() != self._pid:
-            for fd in (self._request_fd, self._reply_fd):
+            for fd in (self._request_fd, self._reply_fd, self._ear.fd):
                 os.close(fd)
 
 
@@ -304,9 +308,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         # What is written before a body runs, or by what it forks, must not wait in a buffer that nobody flushes.
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
-    request_fd, reply_fd, parent_pid = (int(word) for word in sys.argv[1:4])
+    request_fd, reply_fd, pulse_fd, parent_pid = (int(word) for word in sys.argv[1:5])
     del sys.argv[1:]
-    Child(request_fd, reply_fd, parent_pid).serve()
+    Child(request_fd, reply_fd, pulse_fd, parent_pid).serve()
 
 
 if __name__ == "__main__":

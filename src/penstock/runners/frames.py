@@ -32,6 +32,8 @@ class Work(msgspec.Struct, frozen=True, tag="work"):
     """Run this job."""
 
     job: Job
+    silence_s: float | None = None
+    """End yourself when the worker gives no sign of life for so long; None: never."""
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):

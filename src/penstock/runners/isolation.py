@@ -52,6 +52,7 @@ class ChildPool:
         python: str = sys.executable,
         max_idle: int = 8,
         start_limit_s: float = 120.0,
+        silence_s: float | None = None,
         limits: LimitsConfig = LimitsConfig(),  # noqa: B008 - frozen
     ) -> None:
         """Set up a pool; nothing is started before the first job.
@@ -64,6 +65,7 @@ class ChildPool:
             python: the interpreter of the children.
             max_idle: how many warm children wait for work; the one idle for longest goes first.
             start_limit_s: how long a child may take to load its modules.
+            silence_s: a body ends when this process gives no sign of life for so long, as one that is frozen.
             limits: those of results and log lines.
         """
         self._limits = limits
@@ -74,6 +76,7 @@ class ChildPool:
         self._python = python
         self._max_idle = max_idle
         self._start_limit_s = start_limit_s
+        self._silence_s = silence_s
         self._begin_anew()
 
     @property
@@ -110,7 +113,10 @@ class ChildPool:
                 return answer
             keep = False
             try:
-                answer = child.work(job, emit=emit, interrupt=interrupt, timeout_s=timeout_s, grace_s=self._grace_s)
+                answer = child.work(
+                    job, emit=emit, interrupt=interrupt, timeout_s=timeout_s, grace_s=self._grace_s,
+                    silence_s=self._silence_s,
+                )  # fmt: skip
                 keep = isinstance(answer, Done) and child.alive
             except ChildGoneError:
                 continue

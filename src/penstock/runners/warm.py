@@ -21,6 +21,7 @@ from penstock.job.models import ErrorInfo, LogLine, NodeRun, Progress
 from penstock.lines import LineKeeper
 from penstock.runners.confine import death_told
 from penstock.runners.frames import Broken, Done, Frames, Prepare, Ready, Stop, ToChild, Work, frame, from_child
+from penstock.runners.pulse import Pulse
 
 if TYPE_CHECKING:
     from penstock.body import Emit, Interrupt
@@ -30,6 +31,7 @@ _CHUNK = 65_536
 _LOOK_EVERY_MS = 200
 """Where the kernel cannot tell of a death (no pidfd): how often it is asked."""
 _TAIL_LINES = 20
+_NEVER = float("inf")
 
 Answer = Ready | Broken | Done | Ended
 
@@ -52,19 +54,21 @@ class WarmChild:
         self._reply, reply_in = os.pipe()
         self._stdout, stdout_in = os.pipe()
         self._stderr, stderr_in = os.pipe()
-        theirs = (request_out, reply_in, stdout_in, stderr_in)
+        pulse_out, self._pulse = os.pipe()
+        theirs = (request_out, reply_in, stdout_in, stderr_in, pulse_out)
+        numbers = [str(number) for number in (request_out, reply_in, pulse_out, os.getpid())]
         try:
             self._process = subprocess.Popen(
-                [python, "-P", "-m", "penstock.runners.child", str(request_out), str(reply_in), str(os.getpid())],
+                [python, "-P", "-m", "penstock.runners.child", *numbers],
                 stdin=subprocess.DEVNULL,
                 stdout=stdout_in,
                 stderr=stderr_in,
-                pass_fds=(request_out, reply_in),
+                pass_fds=(request_out, reply_in, pulse_out),
                 env={**os.environ, **env},
                 start_new_session=True,
             )
         except BaseException:
-            for fd in (self._request, self._reply, self._stdout, self._stderr):
+            for fd in (self._request, self._reply, self._stdout, self._stderr, self._pulse):
                 os.close(fd)
             raise
         finally:
@@ -73,7 +77,7 @@ class WarmChild:
         self.pid = self._process.pid
         self.jobs = 0
         self._pidfd = _pidfd(self.pid)
-        for fd in (self._request, self._stdout, self._stderr):
+        for fd in (self._request, self._stdout, self._stderr, self._pulse):
             os.set_blocking(fd, False)
         self._frames = Frames()
         self._outbox = b""
@@ -101,6 +105,7 @@ class WarmChild:
         interrupt: Interrupt,
         timeout_s: float | None,
         grace_s: Callable[[Cause], float],
+        silence_s: float | None = None,
     ) -> Answer:
         """Have the child run a job. Any answer but `Done` leaves a dead child; so does one that came after a stop.
 
@@ -111,7 +116,7 @@ class WarmChild:
             raise ChildGoneError
         self.jobs += 1
         self._discard_leftovers()
-        return self._ask(Work(job), job, emit, interrupt, timeout_s, grace_s)
+        return self._ask(Work(job, silence_s), job, emit, interrupt, timeout_s, grace_s)
 
     def retire(self) -> None:
         """Let the child end itself, which it does when its pipe from us ends."""
@@ -128,7 +133,7 @@ class WarmChild:
                 os.killpg(self.pid, signal.SIGKILL)
             self._process.wait()
             self.retire()
-            for fd in (self._reply, self._stdout, self._stderr, self._pidfd):
+            for fd in (self._reply, self._stdout, self._stderr, self._pulse, self._pidfd):
                 if fd is not None:
                     os.close(fd)
         return self._process.returncode
@@ -145,8 +150,10 @@ class WarmChild:
         cause: Cause | None = None
         kill_at: float | None = None
         poll = self._poll(interrupt)
+        pulse = Pulse(self._pulse, request.silence_s if isinstance(request, Work) else None)
         while True:
             now = time.monotonic()
+            pulse.beat(now)
             if interrupt.cause is not None and (cause is None or interrupt.cause == "lost"):
                 cause, kill_at = interrupt.cause, now + self._stop(interrupt.cause, grace_s)
             elif cause is None and deadline is not None and now >= deadline:
@@ -154,7 +161,7 @@ class WarmChild:
             if kill_at is not None and now >= kill_at:
                 return self._stopped(cause or "lost", talk, timeout_s, None)
             dead = False
-            for fd, _events in poll.poll(self._wait_ms(now, kill_at or deadline)):
+            for fd, _events in poll.poll(self._wait_ms(now, min(kill_at or deadline or _NEVER, pulse.due))):
                 if fd == self._reply:
                     dead = not self._read_reply(talk) or dead
                 elif fd == self._request:
@@ -189,8 +196,8 @@ class WarmChild:
             poll.register(self._request, select.POLLOUT)
         return poll
 
-    def _wait_ms(self, now: float, until: float | None) -> float | None:
-        wait_ms = None if until is None else max(0.0, until - now) * 1000 + 0.5
+    def _wait_ms(self, now: float, until: float) -> float | None:
+        wait_ms = None if until == _NEVER else max(0.0, until - now) * 1000 + 0.5
         return min(wait_ms or _LOOK_EVERY_MS, _LOOK_EVERY_MS) if self._pidfd is None else wait_ms
 
     def _stop(self, cause: Cause, grace_s: Callable[[Cause], float]) -> float:
