@@ -40,7 +40,9 @@ EXIT_FORCED = 143
 _RUNNING = ("running", "cancelling", "overdue")
 _TELL_EVERY_S = 10.0
 _BURST_POLL_S = 0.02
-_FORCED_WAIT_S = 0.4
+_FORCED_WAIT_S = 0.2
+_RELEASE_S = 1.0
+"""How much longer than the grace bodies may take to end themselves, at most."""
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 5.0
 
@@ -107,6 +109,11 @@ class Worker:
         """Whether messages are, or were, being taken."""
         return self._ready.is_set()
 
+    @property
+    def holds(self) -> bool:
+        """Whether bodies still run in threads of this process, which heed no interrupt: only its end stops them."""
+        return bool("execution" in self.queue.__dict__ and self.queue.execution.running)
+
     # -- as a command -------------------------------------------------------------------------------------------
 
     def run(self, *, on_ready: Callable[[], None] | None = None) -> int:
@@ -155,7 +162,7 @@ class Worker:
                 return False
             if time.monotonic() > until:
                 logger.warning("the grace of %g s is over; what still runs is handed back", self._grace_s)
-                self._release(self._cancel_grace_s)
+                self._release(min(self._cancel_grace_s, _RELEASE_S))
                 return self._signals < 2
             self.vitals.turn()
             self._put_back()  # not only at the end: what runs may run for long
@@ -164,6 +171,8 @@ class Worker:
 
     def _force(self) -> int:
         self._release(_FORCED_WAIT_S)
+        if self.queue.execution.running:
+            self.queue.execution.hand_back()  # what is still on its way to the ledger need not be waited for
         return EXIT_FORCED
 
     def _release(self, wait_s: float) -> None:

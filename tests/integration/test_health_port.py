@@ -126,7 +126,7 @@ def test_the_parent_of_several_processes_answers_for_all(start):
     assert len(set(pids)) == 2
     assert told["pid"] == parent.process.pid
     os.kill(pids[0], signal.SIGKILL)
-    parent.wait("/ready", 503, 5)
+    parent.wait("/ready", 503)
     assert parent.ask("/live")[0] == 200
     assert pids[0] not in [member["pid"] for member in parent.wait("/ready", 200)["processes"]]
 

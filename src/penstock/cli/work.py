@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -80,7 +82,7 @@ def worker(
         arguments += [f"{name}={value}" for name, value in options.items() if value is not None]
         return _several(session, config, count, arguments, burst=burst, max_jobs=max_jobs)
     from penstock.tether import Tether
-    from penstock.worker import Worker
+    from penstock.worker import EXIT_FORCED, Worker
 
     tether = Tether.of_parent()
     opened = session.queue(config=config, tasks=tasks)
@@ -109,7 +111,17 @@ def worker(
         if port is not None:
             port.close()
     _closing(session, made, code)
+    if made.holds or code == EXIT_FORCED:
+        _leave(code)
     return code
+
+
+def _leave(code: int) -> None:
+    """End the process at once: all jobs are handed back, and Python would wait for threads that bodies may hold."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code)
 
 
 def _open_port(session: Session, config: Config, health: Callable[[], Answer]) -> HealthPort:
