@@ -187,21 +187,24 @@ class _Forked(BaseException):
 
 
 def _serve(orders: socket.socket) -> None:
-    """Fork once for each order, tell of each end; return at the end of the orders. Raises `_Forked` in a fork."""
+    """Fork once for each order and tell of each end; at the end of the orders end all. Raises `_Forked` in a fork."""
     ends, told = os.pipe()
     os.set_blocking(told, False)
     signal.signal(signal.SIGCHLD, _heard)
     signal.set_wakeup_fd(told, warn_on_full_buffer=False)
-    unread = b""
+    unread, living = b"", set[int]()
     while True:
         ready, _, _ = select.select([orders, ends], [], [])
         if ends in ready:
             os.read(ends, 4096)
-            _tell_ends(orders)
+            _tell_ends(orders, living)
         if orders not in ready:
             continue
         heard = orders.recv(65_536)
         if not heard:
+            for pid in living:  # each leads a session
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
             return
         *lines, unread = (unread + heard).split(b"\n")
         for line in lines:
@@ -214,6 +217,7 @@ def _serve(orders: socket.socket) -> None:
                     os.close(handle)
                 orders.close()
                 raise _Forked(order)
+            living.add(pid)
             orders.sendall(json.dumps({"pid": pid}).encode() + b"\n")
 
 
@@ -221,12 +225,13 @@ def _heard(_number: int, _frame: object) -> None:
     """The pipe of `signal.set_wakeup_fd` is what is looked at."""
 
 
-def _tell_ends(orders: socket.socket) -> None:
+def _tell_ends(orders: socket.socket, living: set[int]) -> None:
     with contextlib.suppress(ChildProcessError):
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
+            living.discard(pid)
             told = {"pid": pid, "code": os.waitstatus_to_exitcode(status)}
             orders.sendall(json.dumps(told).encode() + b"\n")
 
