@@ -65,7 +65,7 @@ def over_limits(spec: bytes, limits: LimitsConfig) -> str | None:
             "first with queue.store(...) and pass the Ref, or pass a path"
         )
     enough = max_depth + 1  # the spec around the arguments does not count
-    if spec.count(b"[") + spec.count(b"{") > enough and _depth_of(spec, enough) > enough:
+    if len(spec) > 2 * enough and spec.count(b"[") + spec.count(b"{") > enough and _depth_of(spec, enough) > enough:
         return (
             f"the input is nested over {max_depth} levels deep (limits.payload_max_depth); flatten it, or pass a path"
         )
