@@ -11,6 +11,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.exceptions import ConfigError, LedgerError
+from penstock.ledger import versions
 
 if TYPE_CHECKING:
     import psycopg
@@ -152,12 +153,7 @@ def _look(connection: psycopg.Connection[tuple[Any, ...]], schema: str, told: st
         )
     row = connection.execute(qualified("SELECT version, identity FROM ledger", schema).encode()).fetchone()
     version, identity = row or (0, "")
-    if version > len(MIGRATIONS):
-        raise LedgerError(
-            f"{told} was written by a newer penstock (schema {version}, this one knows {len(MIGRATIONS)}); upgrade "
-            "penstock here, or use another ledger"
-        )
-    return version, identity
+    return versions.refuse_newer(version, known=len(MIGRATIONS), told=told), identity
 
 
 def _migrate(connection: psycopg.Connection[tuple[Any, ...]], schema: str, found: tuple[int, str] | None) -> None:
@@ -171,4 +167,4 @@ def _migrate(connection: psycopg.Connection[tuple[Any, ...]], schema: str, found
     for number in range((found[0] if found else 0) + 1, len(MIGRATIONS) + 1):
         for statement in MIGRATIONS[number - 1]():
             connection.execute(qualified(statement, schema).encode())
-        connection.execute(qualified("UPDATE ledger SET version = %s", schema).encode(), (number,))
+        connection.execute(qualified("UPDATE ledger SET version = %s", schema).encode(), (versions.packed(number),))

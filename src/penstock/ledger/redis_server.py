@@ -19,10 +19,14 @@ from redis.retry import Retry
 from penstock.core.base import Finding
 from penstock.core.exceptions import ConfigError, LedgerError, LedgerUnavailableError
 from penstock.core.secrets import mask_url
+from penstock.ledger import versions
 from penstock.ledger.redis_lua import Script
 from penstock.servers import redis_client, redis_look
 
 T = TypeVar("T")
+
+SCHEMA = 1
+"""The version of the rows and keys that this code writes; an added field needs no new one."""
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _TRIES = 4
@@ -152,6 +156,7 @@ class RedisServer:
         version = str(info.get("redis_version", "5.0"))
         if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
             raise ConfigError(f"ledger {self.url}: Redis {version} is too old; 5.0 is needed")
+        self._check_schema()
         policy = str(info.get("maxmemory_policy", ""))
         if policy.startswith(_EVICTS):
             raise ConfigError(
@@ -164,6 +169,14 @@ class RedisServer:
         elif not info.get("aof_enabled", 1):
             told = "keeps no append-only file: a restart loses the newest jobs; set appendonly yes"
             warnings.warn(f"ledger {self.url} {told}", LedgerWarning, stacklevel=5)
+
+    def _check_schema(self) -> None:
+        """Refuse the rows of a newer penstock that leaves this one out. Rows without a word of it are the first's."""
+        key = f"{self.prefix}schema"
+        number = int(self.call(lambda client, _again: client.get(key)) or 1)
+        found = versions.refuse_newer(number, known=SCHEMA, told=f"ledger {self.url}")
+        if found < SCHEMA:
+            self.call(lambda client, _again: client.set(key, versions.packed(SCHEMA)))
 
     @contextmanager
     def _told(self) -> Generator[None]:

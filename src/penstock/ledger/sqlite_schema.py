@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from penstock.core.exceptions import LedgerError
+from penstock.ledger import versions
 
 APPLICATION_ID = 0x70656E73  # "pens", in the file's header: tells a ledger from anybody's database
 
@@ -116,12 +117,7 @@ def check(connection: sqlite3.Connection, path: str) -> int:
             f"{path} is a SQLite database, but not a penstock ledger; "
             "give the ledger a file of its own (setting `ledger`)"
         )
-    if version > len(MIGRATIONS):
-        raise LedgerError(
-            f"ledger {path} was written by a newer penstock (schema {version}, this one knows "
-            f"{len(MIGRATIONS)}); upgrade penstock here, or use another ledger"
-        )
-    return version
+    return versions.refuse_newer(version, known=len(MIGRATIONS), told=f"ledger {path}")
 
 
 def _header(connection: sqlite3.Connection) -> tuple[int, int, int]:
@@ -132,7 +128,7 @@ def _header(connection: sqlite3.Connection) -> tuple[int, int, int]:
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:
     """Bring the schema up to date: all of it or nothing, and once, however many processes open the file."""
-    if check(connection, path) == len(MIGRATIONS):
+    if check(connection, path) >= len(MIGRATIONS):
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -140,7 +136,7 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
         for number in range(found + 1, len(MIGRATIONS) + 1):
             for statement in MIGRATIONS[number - 1]():
                 connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {number}")
+            connection.execute(f"PRAGMA user_version = {versions.packed(number)}")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute("COMMIT")
     except BaseException:

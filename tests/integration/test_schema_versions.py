@@ -1,0 +1,100 @@
+"""Two releases on one ledger: schema N and N-1 work together, a newer one that leaves the old out is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from penstock import JobQueue, task
+from penstock.core.exceptions import LedgerError
+from penstock.ledger import postgres_schema, redis_server, sqlite_schema, versions
+from penstock.testing.harness import filled, not_here, short_config
+
+_ADDS = "ALTER TABLE jobs ADD COLUMN of_the_next_release TEXT DEFAULT 'x'"
+
+
+@task(name="versions.noop")
+def noop() -> int:
+    """Return something."""
+    return 7
+
+
+class NextRelease:
+    """While it is entered, this process has the code of the release after: its schema adds a column."""
+
+    def __init__(self, *, oldest: int) -> None:
+        self._patch = pytest.MonkeyPatch()
+        self._oldest = oldest
+
+    def __enter__(self) -> None:
+        number = len(sqlite_schema.MIGRATIONS) + 1
+        for schema in (sqlite_schema, postgres_schema):
+            self._patch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, lambda: (_ADDS,)))
+        self._patch.setattr(redis_server, "SCHEMA", number)
+        self._patch.setattr(versions, "OLDEST", self._oldest)
+
+    def __exit__(self, *_exc: object) -> None:
+        self._patch.undo()
+
+
+@pytest.fixture(
+    params=[
+        "sqlite:///{folder}/ledger.db",
+        *(pytest.param(url, marks=pytest.mark.servers) for url in ("{redis}", "{postgres}")),
+    ]
+)
+def open_queue(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[object]:
+    if (why_not := not_here(request.param)) is not None:
+        pytest.skip(why_not)
+    opened: list[JobQueue] = []
+    config = short_config(
+        backend="huey+sqlite:///queue.db",
+        ledger=filled(request.param, tmp_path),
+        namespace=f"versions{abs(hash(tmp_path)) % 10**9}",
+    )
+
+    def make() -> JobQueue:
+        opened.append(JobQueue(config=config, root=tmp_path))
+        return opened[-1]
+
+    yield make
+    for queue in opened:
+        queue.close()
+
+
+def test_a_release_works_on_beside_the_next_one_that_only_adds(open_queue):
+    old = open_queue()
+    before = old.enqueue(noop)
+    with NextRelease(oldest=1):
+        new = open_queue()
+        assert new.job(before.id).state == "queued"
+        of_new = new.enqueue(noop)
+    # The old release: the process that was there before, and one that starts afterwards.
+    late = open_queue()
+    with old.worker():
+        assert [before.result(20), old.job(of_new.id).result(20), late.enqueue(noop).result(20)] == [7, 7, 7]
+    assert new.job(of_new.id).state == "succeeded"
+
+
+def test_a_next_release_that_leaves_this_one_out_is_refused_with_both_versions(open_queue):
+    open_queue().enqueue(noop)
+    with NextRelease(oldest=2):
+        open_queue().enqueue(noop)
+    with pytest.raises(LedgerError, match=r"newer penstock \(schema 2, this one knows 1\); upgrade"):
+        open_queue().counts()
+
+
+def test_an_older_ledger_is_brought_up_and_only_once(open_queue):
+    open_queue().enqueue(noop)
+    with NextRelease(oldest=1):
+        assert open_queue().counts() == {"queued": 1}
+        assert open_queue().counts() == {"queued": 1}
+    assert open_queue().counts() == {"queued": 1}
+
+
+@pytest.mark.parametrize(("schema", "oldest"), [(1, 1), (3, 3), (3, 2), (65_535, 1)])
+def test_a_version_is_read_as_it_was_written(monkeypatch, schema, oldest):
+    monkeypatch.setattr(versions, "OLDEST", oldest)
+    assert versions.read(versions.packed(schema)) == (schema, oldest)
