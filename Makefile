@@ -34,6 +34,9 @@ test: $(VENV)/.dev services  ## the whole suite: every engine and ledger, on pri
 chaos: $(VENV)/.dev services  ## the bars of reliability at full size, into their document; ARGS="--bar 1 --engine rq+redis --seed 7"
 	$(BIN)/python tests/chaos/run.py --write $(ARGS)
 
+soak: $(VENV)/.dev services  ## all faults at random for an hour; SOAK_S=600 for less, ARGS="--seed 7" to replay
+	SOAK_S=$${SOAK_S:-3600} $(BIN)/python tests/chaos/run.py --bar 20 --write $(ARGS)
+
 cross: $(VENV)/.dev services  ## the conformance suite alone, every engine on every ledger
 	$(BIN)/python -m pytest -q $(SPREAD) src/penstock/testing/conformance --every-ledger $(ARGS)
 

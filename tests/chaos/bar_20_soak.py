@@ -1,0 +1,157 @@
+"""Bar 20: all faults at random for a while, two releases on one ledger; ``SOAK_S`` says how long (60 s, an hour)."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from arena import Arena, WorkerOf
+from bars import REDIS, RQ, Trial, bar
+from judge import Verdict
+from report import Figure, at_least, at_most, equals, none, told
+
+from penstock.core.config import seconds
+from penstock.gateway import message_for
+from penstock.job.models import JobQuery
+from penstock.testing import services
+from penstock.testing.server import Server, outage
+
+SOAK_S = float(os.environ.get("SOAK_S", "60"))
+BODY_S = 0.05
+WAITING = 60
+"""So many jobs are waiting at any time."""
+GROWTH = 0.05
+LONG_S = 600
+"""A soak under this is too short for a limit on growth: a process needs a while to reach its size."""
+NEXT_RELEASE = """
+from penstock.ledger import redis_server, sqlite_schema, postgres_schema
+import penstock
+penstock.__version__ += ".next"
+redis_server.SCHEMA += 1
+_ADDS = "ALTER TABLE jobs ADD COLUMN of_the_next_release TEXT DEFAULT 'x'"
+for _schema in (sqlite_schema, postgres_schema):
+    _schema.MIGRATIONS = (*_schema.MIGRATIONS, lambda: (_ADDS,))
+"""
+"""What Python runs at the start of a worker of the release after this one: its schema is one higher."""
+
+
+@bar(
+    20, "soak: all faults at random, two releases", small={"kinds": 6}, full={"kinds": 6}, places=(),
+    full_places=((RQ, REDIS),),
+)  # fmt: skip
+def soak(trial: Trial) -> list[Figure]:
+    with services.new_redis() as server:
+        place = {"ledger": server.url, "engine": trial.engine.replace(REDIS, server.url)}
+        with trial._replace(**place).arena() as arena:
+            return _Soak(arena, server).run(SOAK_S)
+
+
+class _Soak:
+    def __init__(self, arena: Arena, server: Server) -> None:
+        self.arena, self.server = arena, server
+        self.frozen: list[tuple[int, float, float]] = []
+        self.faults = 0
+        self.next_release = 0
+        (arena.folder / "next").mkdir()
+        (arena.folder / "next" / "sitecustomize.py").write_text(NEXT_RELEASE)
+
+    def run(self, soak_s: float) -> list[Figure]:
+        arena = self.arena
+        steady = self._worker()
+        steady.wait_ready()
+        others = [self._worker() for _ in range(2)]
+        kinds: list[Callable[[WorkerOf], bool]] = [self._kill, self._freeze, self._drain, self._restart, self._copies]
+        began = time.monotonic()
+        sizes: list[tuple[float, int, int]] = []
+        while (elapsed := time.monotonic() - began) < soak_s:
+            if (missing := WAITING - arena.queue.counts().get("queued", 0)) > 0:
+                arena.submit(missing, seconds=BODY_S)
+            victim = arena.rng.randrange(len(others))
+            self.faults += 1
+            if arena.rng.choice(kinds)(others[victim]):
+                others[victim] = self._worker()
+            sizes.append((elapsed, *_size(steady.pid)))
+            time.sleep(arena.rng.uniform(0.2, 1.5))  # the moment of the next fault, not a wait
+        arena.wait_final(120)
+        verdict = arena.verdict()
+        early = [size for size in sizes if size[0] > soak_s / 5] or sizes
+        rss, fds = (max(0.0, sizes[-1][n] / early[0][n] - 1) for n in (1, 2))
+        grown = (lambda name, by: at_most(name, by, GROWTH)) if soak_s >= LONG_S else told
+        return [
+            equals("commits", verdict.commits, len(arena.acknowledged)),
+            none("lost", [f"{lost}: {self._story(lost.split()[0])}" for lost in verdict.lost]),
+            none("two owners", self._double(verdict)),
+            at_least("faults", self.faults, int(soak_s / 10)),
+            at_least("workers of the next release", self.next_release, 1),
+            grown("RSS grown by", rss),
+            grown("descriptors grown by", fds),
+            told("soaked", int(soak_s), " s"),
+        ]
+
+    def _story(self, job_id: str) -> str:
+        """What the ledger and the file have of a job, for whoever looks into it."""
+        handle = self.arena.queue.job(job_id)
+        entries = [
+            f"{entry.event} #{entry.attempt} {entry.reason or ''} {entry.error or ''}" for entry in handle.history()
+        ]
+        lines = [f"{line.event} #{line.attempt} {line.pid}" for line in self.arena.lines() if line.job_id == job_id]
+        return f"{handle.state}; {'; '.join(entries)}; {', '.join(lines)}"
+
+    def _worker(self) -> WorkerOf:
+        """Start a worker, every second one of the next release."""
+        if len(self.arena.started) % 2 == 0:
+            return self.arena.start("--concurrency", "4")
+        self.next_release += 1
+        here = str(Path(__file__).parent)
+        paths = [str(self.arena.folder / "next"), here, *filter(None, [os.environ.get("PYTHONPATH")])]
+        return self.arena.start("--concurrency", "4", PYTHONPATH=os.pathsep.join(paths))
+
+    # -- faults: each answers whether its victim is gone ----------------------------------------------------------
+
+    def _kill(self, victim: WorkerOf) -> bool:
+        victim.kill()
+        return True
+
+    def _freeze(self, victim: WorkerOf) -> bool:
+        since = time.monotonic()
+        victim.freeze()
+        time.sleep(1.5 * seconds(self.arena.queue.config.lease.ttl))  # past its lease
+        victim.wake()
+        self.frozen.append((victim.pid, since, time.monotonic()))
+        return False
+
+    def _drain(self, victim: WorkerOf) -> bool:
+        victim.stop()
+        return True
+
+    def _restart(self, _victim: WorkerOf) -> bool:
+        with outage(self.server):
+            pass
+        return False
+
+    def _copies(self, _victim: WorkerOf) -> bool:
+        """Deliver what waits once more, under other ids."""
+        jobs = self.arena.queue.ledger.find(JobQuery(states=("queued",), limit=20))
+        copies = [msgspec.structs.replace(message_for(job), id=f"{job.id}_{900 + self.faults}") for job in jobs]
+        if copies:
+            self.arena.queue.gateway.publish(copies)
+        return False
+
+    def _double(self, verdict: Verdict) -> list[str]:
+        """Two bodies alive at once. One that was frozen and is stopped within a second of waking did not live."""
+        return [
+            f"{one} and {other}"
+            for spans in verdict.spans.values()
+            for one, other in itertools.pairwise(spans)
+            if one.until > other.began
+            and not any(pid == one.pid and since < other.began < until + 1 for pid, since, until in self.frozen)
+        ]
+
+
+def _size(pid: int) -> tuple[int, int]:
+    """Return the resident pages and the open descriptors of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]), len(list(Path(f"/proc/{pid}/fd").iterdir()))
