@@ -80,6 +80,9 @@ class _Native(msgspec.Struct):
     et: int
 
 
+_native = msgspec.json.Decoder(_Native)
+
+
 class _AnyName(dict[str, Any]):
     """Each job is named after its task; all of them are run by our one function."""
 
@@ -139,7 +142,7 @@ class QueueWorker(Worker):
     def _read(self, data: bytes) -> dict[str, Any]:
         """Read a message; ARQ logs one that cannot be read and goes on, so that it is told of and counted here."""
         try:
-            return msgspec.to_builtins(msgspec.json.decode(data, type=_Native))
+            return msgspec.to_builtins(_native.decode(data))
         except Exception as error:
             self._refuse(f"{type(error).__name__}: {error}")
             raise
