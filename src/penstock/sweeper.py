@@ -99,6 +99,8 @@ class Sweeper:
             State.FAILED: seconds(config.history.keep_failed),
             State.CANCELLED: seconds(config.history.keep_failed),
         }
+        self._missing: dict[str, tuple[float, float]] = {}
+        """By queue: when messages were counted, and how many are still to be published again."""
         self._warm_up = WarmUp(self._lease_s)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -106,10 +108,10 @@ class Sweeper:
     def publish_due(self) -> int:
         """T8 for every job whose time has come, first publishes and repeated ones; return how many were pushed."""
         pushed = 0
-        missing: dict[str, float] = {}
+        looked: set[str] = set()
         seen: list[str] = []
         while jobs := self._ledger.publishable(self._batch):
-            waiting = [job for job in jobs if self._is_believed(job) and not self._is_missing(job, missing)]
+            waiting = [job for job in jobs if self._is_believed(job) and not self._is_missing(job, looked)]
             if [job.id for job in waiting] == seen:
                 waiting = []  # a ledger that cannot let them wait: nobody may be in the way of the others
             seen = [job.id for job in waiting]
@@ -124,23 +126,30 @@ class Sweeper:
         """Whether a job was published, and not so long ago that its message may be lost whatever the engine holds."""
         return job.waited_s is not None and job.waited_s < self._patience.trusted_s
 
-    def _is_missing(self, job: Job, missing: dict[str, float]) -> bool:
+    def _is_missing(self, job: Job, looked: set[str]) -> bool:
         """Whether the message of a job that was published before is likely to be lost.
 
         An engine that holds as many messages of a queue as jobs wait there has lost none: in a backlog, nothing is
-        published a second time. Where it holds fewer, as many are missing, and more likely those of the longest due.
+        published a second time. Where it holds fewer, as many are missing, and more likely those of the longest due;
+        but what workers have taken and not yet claimed looks so too, and so it is counted once in an interval. Where
+        it holds none, all are missing.
         """
-        queue = job.queue
-        if queue not in missing:
+        queue, now = job.queue, _clock()
+        if queue not in looked:
+            looked.add(queue)
             try:
                 depth = self._gateway.depth(queue)
-                missing[queue] = self._ledger.backlog([queue])[0] - depth
-            except BackendError:
-                missing[queue] = math.inf
-            except UnsupportedError:
-                missing[queue] = math.inf
-        missing[queue] -= 1
-        return missing[queue] >= 0
+            except (BackendError, UnsupportedError):
+                depth = 0
+            if depth == 0:
+                self._missing[queue] = (now, math.inf)
+            elif queue not in self._missing or now - self._missing[queue][0] >= self._interval_s:
+                self._missing[queue] = (now, self._ledger.backlog([queue])[0] - depth)
+            elif math.isinf(self._missing[queue][1]):
+                self._missing[queue] = (now, 0)
+        counted_at, missing = self._missing[queue]
+        self._missing[queue] = (counted_at, missing - 1)
+        return missing > 0
 
     def _postpone(self, queues: Sequence[str]) -> None:
         """Let what the engine still holds wait on."""

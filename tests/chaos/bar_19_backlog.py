@@ -15,12 +15,12 @@ SUBMIT_S = 0.010
 REPUBLISHES = 2
 SLOWER_PERCENT = 10.0
 WORKERS, CONCURRENCY = 2, 4
-SHORT = SweepConfig(interval="500ms", due_interval="100ms", publish_grace="500ms", max_publish_grace="60s")
+SHORT = SweepConfig(interval="2s", due_interval="100ms", publish_grace="2s", max_publish_grace="60s")
 
 
 @bar(
     19, "a backlog without workers",
-    small={"jobs": 2000, "wait_s": 4}, full={"jobs": 100_000, "wait_s": 600},
+    small={"jobs": 2000, "wait_s": 5}, full={"jobs": 100_000, "wait_s": 600},
     places=((HUEY, SQLITE),), full_places=((HUEY, SQLITE), (RQ, REDIS), (SAQ, POSTGRES)),
 )  # fmt: skip
 def backlog(trial: Trial) -> list[Figure]:
