@@ -113,7 +113,7 @@ def test_foreign_messages_are_refused_and_stop_nobody(harness, open_queue, recor
     worker = harness.start_worker(queue, concurrency=1)
     assert final(queue, queue.enqueue(note, file=record.file)).state is State.SUCCEEDED
     wait_until(lambda: server.zcard(name) == 0, what="all were taken out")
-    assert worker.counts()["foreign"] == 4
+    assert worker.counts()["foreign"] == 6
     assert worker.worker._thread.is_alive()
 
 
