@@ -15,9 +15,11 @@ from judge import Verdict
 from report import Figure, at_least, at_most, equals, none, told
 
 from penstock.core.config import seconds
+from penstock.core.exceptions import LedgerError
 from penstock.gateway import message_for
 from penstock.job.models import JobQuery
 from penstock.testing import services
+from penstock.testing.harness import wait_until
 from penstock.testing.server import Server, outage
 
 SOAK_S = float(os.environ.get("SOAK_S", "60"))
@@ -131,7 +133,15 @@ class _Soak:
     def _restart(self, _victim: WorkerOf) -> bool:
         with outage(self.server):
             pass
+        wait_until(self._answers, 60, "Redis has read its file again")
         return False
+
+    def _answers(self) -> bool:
+        try:
+            self.arena.queue.counts()
+        except LedgerError:
+            return False
+        return True
 
     def _copies(self, _victim: WorkerOf) -> bool:
         """Deliver what waits once more, under other ids."""
