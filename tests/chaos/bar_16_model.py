@@ -22,7 +22,7 @@ LOST = 0.1
 
 @bar(
     16, "ledger beside the model, answers lost",
-    small={"runs": 8, "steps": 50, "mutants": 0}, full={"runs": 2500, "steps": 50, "mutants": 12},
+    small={"runs": 25, "steps": 50, "mutants": 0}, full={"runs": 2500, "steps": 50, "mutants": 12},
     places=(("-", "memory://"), ("-", SQLITE), ("-", REDIS), ("-", POSTGRES)),
 )  # fmt: skip
 def model(trial: Trial) -> list[Figure]:
@@ -46,7 +46,8 @@ def _drive(kind: str, runs: int, steps: int, seed: int) -> tuple[int, int, list[
         sys.path.append(str(INTEGRATION))
     import hypothesis
     from hypothesis import HealthCheck, settings
-    from hypothesis.stateful import run_state_machine_as_test
+    from hypothesis import strategies as st
+    from hypothesis.stateful import initialize, run_state_machine_as_test
     from ledger_oracle import DivergenceError, Pair
     from test_ledger_stateful import LedgerMachine
 
@@ -82,6 +83,10 @@ def _drive(kind: str, runs: int, steps: int, seed: int) -> tuple[int, int, list[
             super().__init__()
             self.pair = LosingPair(self.pair.ledger, self.clock)
             self.pair.rand = random.Random(seed)
+
+        @initialize(number=st.integers(0, 2**31))
+        def loses_other_answers_in_each_run(self, number: int) -> None:
+            self.pair.rand = random.Random(number)
 
         def nothing_differs(self) -> None:
             # The rows that a step names are compared after each; all that can be asked, at the end.
