@@ -59,6 +59,8 @@ class InlineBackend(Backend):
                 self._executing += 1
             try:
                 self.context.execute(msgspec.convert(msgspec.json.decode(msgspec.json.encode(message)), Message))
+            except msgspec.ValidationError as error:
+                self.context.refuse(str(error))
             finally:
                 with self._idle:
                     self._executing -= 1
