@@ -238,9 +238,7 @@ class Execution:
         job = owned.job
         if job.timeout_s is not None:
             self.heart.watch(owned, owned.renewed + job.timeout_s)
-        return Run(
-            job, emit=owned.reports.append, interrupt=owned.interrupt, log_max_bytes=self._limits.log_max_bytes
-        )
+        return Run(job, emit=owned.reports.append, interrupt=owned.interrupt, log_max_bytes=self._limits.log_max_bytes)
 
     def _returned(self, runner: Runner, job: Job, value: Any) -> Ended:
         if value is None:
