@@ -43,7 +43,7 @@ def drains(trial: Trial) -> list[Figure]:
 
 def _busy(arena: Arena, arguments: tuple[str, ...]) -> WorkerOf:
     """Start a worker and let eight bodies run there: short ones, and long ones of each kind, deaf ones too."""
-    arena.record.unlink(missing_ok=True)
+    before = len(arena.lines("start"))
     arena.acknowledged.clear()
     arena.submit(1, seconds=LONG_S)
     arena.submit(1, "chaos.awork", seconds=LONG_S)
@@ -52,9 +52,9 @@ def _busy(arena: Arena, arguments: tuple[str, ...]) -> WorkerOf:
     script = f"echo start command 1 $$ 0 >> {arena.record}; exec sleep {LONG_S}"
     arena.acknowledged.append(arena.queue.enqueue_command(["sh", "-c", script]).id)
     worker = arena.start(*arguments)
-    wait_until(lambda: len(arena.lines("start")) >= 5, 60, "the long bodies run")
+    wait_until(lambda: len(arena.lines("start")) >= before + 5, 60, "the long bodies run")
     arena.submit(SHORT, seconds=SHORT_S)
-    wait_until(lambda: len(arena.lines("start")) >= 5 + SHORT, 30, "the short bodies run")
+    wait_until(lambda: len(arena.lines("start")) >= before + 5 + SHORT, 30, "the short bodies run")
     return worker
 
 
