@@ -15,3 +15,10 @@ def stamped(sent_at: float) -> None:
 @task(name="astamp")
 async def astamped(sent_at: float) -> None:
     stamp(sent_at)
+
+
+@task
+def fallible(number: int) -> int:
+    if number % 10 == 0:
+        raise ValueError(f"number {number} fails, as every tenth does")
+    return number
