@@ -28,6 +28,8 @@ _PARAMETER = re.compile(r"(?P<lead>[?&;])(?P<name>[^=&;#\s\"']{1,80})=(?P<value>
 _SHORTEST = 4
 """Shorter secrets are left in running text: masking each ``1`` or ``on`` would make it unreadable."""
 _SHORTEST_NUMBER = 6
+_SHORTEST_WORD = 8
+"""Letters alone, such as ``guest`` or ``state``, which other texts hold too."""
 _NO_SECRETS = frozenset({"true", "false", "none", "null", "default"})
 
 # In running text a name alone says less ("KeyError: 'x'", "unexpected token: ]"): what is masked there is narrower.
@@ -163,6 +165,8 @@ def _secrets_of_urls(text: str) -> Iterator[str]:
 
 def _telling(secret: str) -> bool:
     if len(secret) < _SHORTEST or secret.lower() in _NO_SECRETS or secret == MASK or secret.isspace():
+        return False
+    if secret.isalpha() and len(secret) < _SHORTEST_WORD:
         return False
     return not secret.isdigit() or len(secret) >= _SHORTEST_NUMBER
 
