@@ -76,7 +76,7 @@ def check_toml(block: Block, folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     code = SECRET.sub(f"file:{apart / 'secret'}", block.code)
     (apart / ("pyproject.toml" if named and named[1] == "pyproject.toml" else "penstock.toml")).write_text(code)
     for variable in VARIABLE.findall(block.code):
-        monkeypatch.setenv(variable, "inline://")
+        monkeypatch.setenv(variable, "0123456789abcdef" if "KEY" in variable else "inline://")
     settings.load(apart)
 
 
