@@ -135,7 +135,7 @@ def test_max_jobs_ends_the_worker(project, penstock):
 
 
 def test_sigterm_drains_the_worker_and_it_exits_0(project, penstock, start):
-    penstock(project, "enqueue", "nap", "seconds=1.5")
+    penstock(project, "enqueue", "nap", "seconds=6")
     process = start(project, "worker")
     until(lambda: state_of(penstock, project, "nap") == "running")
     process.send_signal(signal.SIGTERM)

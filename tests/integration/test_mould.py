@@ -32,7 +32,8 @@ def test_a_worker_does_not_outlive_a_test_run_that_is_killed(tmp_path):
     run = subprocess.Popen([sys.executable, "-c", STARTER, tmp_path], stdout=subprocess.PIPE, text=True)
     assert run.stdout is not None
     worker = int(run.stdout.readline())
-    wait_until(lambda: "is ready" in (tmp_path / "log").read_text(), 60, "the worker is ready")
+    log = tmp_path / "log"
+    wait_until(lambda: log.exists() and "is ready" in log.read_text(), 60, "the worker is ready")
     run.kill()
     run.wait()
     run.stdout.close()

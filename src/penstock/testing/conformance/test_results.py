@@ -25,7 +25,7 @@ PLAIN: list[Any] = [
 
 @pytest.mark.parametrize("isolation", ["inline", "process"])
 def test_plain_values_come_back_as_they_went(queue: JobQueue, start_worker: StartWorker, isolation: str) -> None:
-    start_worker()
+    start_worker(concurrency=1)  # one child process serves them all
     jobs = queue.enqueue_many([give.options(isolation=isolation).call(value=value) for value in PLAIN])
     assert [job.result(20) for job in jobs] == PLAIN
 

@@ -52,7 +52,7 @@ def test_between_two_tries_a_job_waits_for_its_backoff(
     start_worker()
     final(queue, queue.enqueue(flaky, file=record.file, failures=1, max_attempts=2, backoff="600ms"))
     first, second = record.starts()
-    assert 0.55 <= second.at_s - first.at_s < 1.8
+    assert 0.55 <= second.at_s - first.at_s < 5
 
 
 def test_an_error_that_is_not_worth_another_try_ends_the_job(
