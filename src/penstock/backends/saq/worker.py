@@ -8,6 +8,7 @@ in the store, which its worker renews.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections import defaultdict, deque
@@ -137,7 +138,7 @@ class LanesWorker(Worker[Any]):
 
         async def renew() -> None:
             life_s = self._backend.settings.heartbeat_s
-            while True:
+            while not self.event.is_set():
                 for queue in self._order.queues:
                     lane = self._backend.lane(queue)
                     try:
@@ -145,7 +146,9 @@ class LanesWorker(Worker[Any]):
                         await lane.worker_info(f"{self.id}-{queue}", lane.name, ttl=life_s)
                     except Exception as error:  # noqa: BLE001 - an outage must not end the worker
                         logger.warning("upkeep of %s: %s: %s", lane.name, type(error).__name__, error)
-                await asyncio.sleep(life_s / 4)
+                # A cancel during a call to Redis is lost there: redis-py 7.4 with a socket_timeout swallows it.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.event.wait(), life_s / 4)
 
         self._order.on_ready()
         return [asyncio.create_task(renew())]
