@@ -27,6 +27,7 @@ from penstock.testing import services
 from penstock.testing.harness import not_here, short_config, wait_until
 
 TASKS = """
+import time
 from pathlib import Path
 from penstock import task
 
