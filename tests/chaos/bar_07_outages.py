@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from bars import ARQ, DRAMATIQ, HUEY, HUEY_REDIS, POSTGRES, REDIS, RQ, SAQ, SQLITE, TASKIQ, Place, Trial, bar
@@ -17,19 +14,12 @@ from report import Figure, at_least, at_most, equals, none
 from penstock.core.config import LeaseConfig, SweepConfig, seconds
 from penstock.testing import services
 from penstock.testing.harness import wait_until
-from penstock.testing.server import Server, outage
+from penstock.testing.server import Server, locked, outage
 
 LEASES_AWAY = 3
 BODY_S = 0.03
 TTL = "1500ms"
 SWEEP = SweepConfig(interval="200ms", due_interval="50ms", publish_grace="1s", max_publish_grace="2s")
-HOLD = """
-import sqlite3, sys
-held = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)
-held.execute("BEGIN IMMEDIATE")
-print("held", flush=True)
-sys.stdin.read()
-"""
 ON_REDIS: tuple[Place, ...] = tuple((engine, REDIS) for engine in (HUEY_REDIS, RQ, SAQ, ARQ, TASKIQ, DRAMATIQ))
 
 
@@ -43,25 +33,12 @@ class There(NamedTuple):
 def _private(trial: Trial) -> Iterator[There]:
     """Yield the trial with servers of its own, and what takes its ledger away."""
     if trial.ledger == SQLITE:
-        yield There(trial, lambda: _locked(trial.folder / "ledger.db"), None)
+        yield There(trial, lambda: locked(trial.folder / "ledger.db"), None)
         return
     new = services.new_redis() if trial.ledger == REDIS else services.new_postgres()
     with new as server:
         place = {"ledger": server.url, "engine": trial.engine.replace(trial.ledger, server.url)}
         yield There(trial._replace(**place), lambda: outage(server), server)
-
-
-@contextlib.contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """Hold a SQLite file's write lock, as another program would."""
-    command = [sys.executable, "-c", HOLD, str(file)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        try:
-            yield
-        finally:
-            holder.kill()
 
 
 @bar(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -19,17 +16,10 @@ from penstock.job.lifecycle import State
 from penstock.testing import services
 from penstock.testing.conformance.record import Record, write
 from penstock.testing.harness import WorkerThread, short_config, wait_until
-from penstock.testing.server import outage
+from penstock.testing.server import locked, outage
 
 TTL_S = 1.5
 AWAY_S = 2 * TTL_S
-HOLD = """
-import sqlite3, sys
-held = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)
-held.execute("BEGIN IMMEDIATE")
-print("held", flush=True)
-sys.stdin.read()
-"""
 
 
 @task(name="outage.hold", max_attempts=1)
@@ -43,21 +33,6 @@ def hold(file: str, gate: str, run: Run) -> int:
         raise
     write(file, "end", "", run.job_id, run.attempt)
     return run.attempt
-
-
-@contextlib.contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """Hold a SQLite file's write lock, as another program would."""
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    with holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        try:
-            yield
-        finally:
-            holder.kill()
 
 
 class Place(NamedTuple):
