@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -61,6 +62,13 @@ def nats_url() -> str:
 @pytest.fixture(scope="session")
 def rabbitmq_url() -> str:
     return _url("rabbitmq", services.rabbitmq_server)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where everything is required a test that was skipped has failed, whatever it was skipped for."""
+    reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
+    if services.required() and reporter is not None and reporter.stats.get("skipped") and session.exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
