@@ -7,8 +7,10 @@ Events: ``start``, ``end`` (the body returned), ``stopped`` (it was stopped from
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 
 from penstock import Run, task
 
@@ -30,31 +32,33 @@ def _token(run: Run) -> str:
     return f"{run.attempt} {os.getpid()}"
 
 
-@task(name="chaos.work", max_crashes=1000)
-def work(file: str, run: Run, seconds: float) -> str:
-    """Start, take some time, end."""
+@contextlib.contextmanager
+def _told(file: str, run: Run) -> Iterator[None]:
+    """Tell of a body's start, and of how it ended."""
     tell(file, "start", run.job_id, run.attempt)
     try:
-        until = time.monotonic() + seconds
-        while (left_s := until - time.monotonic()) > 0:
-            time.sleep(min(_SLICE_S, left_s))
+        yield
     except BaseException:
         tell(file, "stopped", run.job_id, run.attempt)
         raise
     tell(file, "end", run.job_id, run.attempt)
+
+
+@task(name="chaos.work", max_crashes=1000)
+def work(file: str, run: Run, seconds: float) -> str:
+    """Start, take some time, end."""
+    with _told(file, run):
+        until = time.monotonic() + seconds
+        while (left_s := until - time.monotonic()) > 0:
+            time.sleep(min(_SLICE_S, left_s))
     return _token(run)
 
 
 @task(name="chaos.awork", max_crashes=1000)
 async def awork(file: str, run: Run, seconds: float) -> str:
     """`work`, on the engine's loop where there is one."""
-    tell(file, "start", run.job_id, run.attempt)
-    try:
+    with _told(file, run):
         await asyncio.sleep(seconds)
-    except BaseException:
-        tell(file, "stopped", run.job_id, run.attempt)
-        raise
-    tell(file, "end", run.job_id, run.attempt)
     return _token(run)
 
 
@@ -70,16 +74,11 @@ def flaky(file: str, run: Run, seconds: float) -> str:
 @task(name="chaos.beat", max_crashes=1000)
 def beat(file: str, run: Run, seconds: float) -> str:
     """`work`, with a sign of life in each slice: the file shows to some hundredths when it fell silent."""
-    tell(file, "start", run.job_id, run.attempt)
-    try:
+    with _told(file, run):
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             time.sleep(_SLICE_S)
             tell(file, "beat", run.job_id, run.attempt)
-    except BaseException:
-        tell(file, "stopped", run.job_id, run.attempt)
-        raise
-    tell(file, "end", run.job_id, run.attempt)
     return _token(run)
 
 
