@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from penstock.testing import mould
 from penstock.testing.harness import wait_until
+from penstock.testing.mould import Told
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are made on Linux only")
 
@@ -53,3 +55,13 @@ def test_a_fork_that_is_killed_says_by_which_signal(tmp_path):
     assert started.poll() is None
     started.kill()
     assert started.wait(60) == -9
+
+
+def test_a_number_that_comes_again_does_not_bring_the_end_of_the_fork_before():
+    # Pids are given out again after 32,768 processes on many machines.
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        told = Told(ours)
+        theirs.sendall(b'{"pid": 7}\n{"pid": 7, "code": 0}\n{"pid": 7}\n')
+        assert (told.begun(), told.begun()) == (7, 7)
+        assert told.ended(7, 0.0) is None

@@ -70,30 +70,21 @@ def start(words: Sequence[str], *, cwd: Path, environ: Mapping[str, str], output
 # -- this side ----------------------------------------------------------------------------------------------------
 
 
-class _Mould:
-    """The process that forks, and what it has told of the ends of its forks."""
+class Told:
+    """What the process that forks has told over its socket, of begins and of ends."""
 
-    def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
-        self._socket, self._lock = ours, threading.RLock()
+    def __init__(self, from_mould: socket.socket) -> None:
+        self._socket, self._lock = from_mould, threading.RLock()
         self._unread = b""
         self._ended: dict[int, int] = {}
-        self._started: list[int] = []
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(("PENSTOCK_", "COV_CORE"))}
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "penstock.testing.mould", str(theirs.fileno())],
-                env=environ, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
-            )  # fmt: skip
-        atexit.register(self.close)
+        self._begun: list[int] = []
 
-    def start(self, words: Sequence[str], cwd: Path, environ: Mapping[str, str], output: Path) -> _Fork:
-        order = {"words": list(words), "cwd": str(cwd), "environ": dict(environ), "output": str(output)}
+    def begun(self) -> int:
+        """Wait for the next fork and return its pid."""
         with self._lock:
-            self._socket.sendall(json.dumps(order).encode() + b"\n")
-            while not self._started:
+            while not self._begun:
                 self._hear(None)
-            return _Fork(self, self._started.pop())
+            return self._begun.pop(0)
 
     def ended(self, pid: int, wait_s: float | None) -> int | None:
         """Return the exit code of a fork, or None if it has not ended by then; None waits for ever."""
@@ -110,14 +101,37 @@ class _Mould:
             return
         heard = self._socket.recv(65_536)
         if not heard:
-            raise RuntimeError(f"the process that starts workers has ended with {self._process.wait()}")
+            raise RuntimeError("the process that starts workers has ended")
         *lines, self._unread = (self._unread + heard).split(b"\n")
         for line in lines:
             told = json.loads(line)
             if "code" in told:
                 self._ended[told["pid"]] = told["code"]
             else:
-                self._started.append(told["pid"])
+                # A number that an ended fork had may come again: what was told of that one is not of this.
+                self._ended.pop(told["pid"], None)
+                self._begun.append(told["pid"])
+
+
+class _Mould:
+    """The process that forks."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        self._socket, self._lock, self._told = ours, threading.Lock(), Told(ours)
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(("PENSTOCK_", "COV_CORE"))}
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "penstock.testing.mould", str(theirs.fileno())],
+                env=environ, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
+            )  # fmt: skip
+        atexit.register(self.close)
+
+    def start(self, words: Sequence[str], cwd: Path, environ: Mapping[str, str], output: Path) -> _Fork:
+        order = {"words": list(words), "cwd": str(cwd), "environ": dict(environ), "output": str(output)}
+        with self._lock:
+            self._socket.sendall(json.dumps(order).encode() + b"\n")
+            return _Fork(self._told, self._told.begun())
 
     def close(self) -> None:
         self._socket.close()
@@ -127,10 +141,10 @@ class _Mould:
 class _Fork:
     """As much of `subprocess.Popen` as tests use."""
 
-    def __init__(self, mould: _Mould, pid: int) -> None:
+    def __init__(self, told: Told, pid: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
-        self._mould = mould
+        self._told = told
 
     def poll(self) -> int | None:
         return self._look(0.0)
@@ -151,7 +165,7 @@ class _Fork:
 
     def _look(self, wait_s: float | None) -> int | None:
         if self.returncode is None:
-            self.returncode = self._mould.ended(self.pid, wait_s)
+            self.returncode = self._told.ended(self.pid, wait_s)
         return self.returncode
 
 
