@@ -160,6 +160,7 @@ class Bridged(Backend):
         self._backend = backend
         self._pid = os.getpid()
         self._working: set[tuple[asyncio.AbstractEventLoop, AsyncBackend]] = set()
+        self._hearing: set[AsyncBackend] = set()
 
     @classmethod
     def capabilities_of(cls, scheme: str) -> Capabilities:
@@ -204,16 +205,27 @@ class Bridged(Backend):
         finally:
             turning.cancel()
             self._working.discard(working)
+            self._hearing.discard(backend)
             await backend.close()
 
     def stop(self) -> None:
         """See `Backend.stop`. Returns at once: a body may be blocking the loop that has to hear of it."""
         for loop, backend in tuple(self._working):
-            telling = _told(backend)
+            if backend in self._hearing:  # a burst that is over says so at each look
+                continue
+            self._hearing.add(backend)
+            telling = self._tell(backend)
             try:
                 asyncio.run_coroutine_threadsafe(telling, loop)
             except RuntimeError:  # the loop is closed, so it has stopped
                 telling.close()
+
+    async def _tell(self, backend: AsyncBackend) -> None:
+        try:
+            await backend.stop()
+        except Exception:
+            logger.exception("the engine's worker could not be stopped")
+            self._hearing.discard(backend)
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -225,13 +237,6 @@ async def _turn(order: WorkOrder) -> None:
     while True:
         order.on_turn()
         await asyncio.sleep(_TURN_S)
-
-
-async def _told(backend: AsyncBackend) -> None:
-    try:
-        await backend.stop()
-    except Exception:
-        logger.exception("the engine's worker could not be stopped")
 
 
 def synchronous(backend: Backend | AsyncBackend) -> Backend:

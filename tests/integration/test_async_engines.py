@@ -13,12 +13,14 @@ from penstock import JobQueue, Run, task
 from penstock.core.exceptions import BackendUnavailableError
 from penstock.job.lifecycle import State
 from penstock.testing.conformance import bodies
-from penstock.testing.conformance.bodies import note
+from penstock.testing.conformance.bodies import hold, note
 from penstock.testing.conformance.record import Record, write
 from penstock.testing.conformance.waiting import final
 from penstock.testing.harness import CALM, harness_for, wait_until
 
 pytest.importorskip("saq")
+
+from penstock.backends.saq.queue import SaqBackend
 
 
 @task(name="async-engines.submits")
@@ -91,6 +93,27 @@ def test_stops_from_many_threads_are_one(queue):
         thread.join()
     worker.stop()
     queue.gateway.stop()
+
+
+def test_an_engine_that_is_told_to_stop_at_each_look_hears_it_once(queue, record, monkeypatch):
+    heard: list[object] = []
+    stop = SaqBackend.stop
+
+    async def hear(backend: SaqBackend) -> None:
+        heard.append(backend)
+        await stop(backend)
+
+    monkeypatch.setattr(SaqBackend, "stop", hear)
+    worker = queue.worker(concurrency=1)
+    worker.start()
+    job = queue.enqueue(hold, file=record.file, gate=str(record.gate()))
+    record.wait_started()
+    for _ in range(20):
+        queue.gateway.stop()
+    record.open_gate()
+    final(queue, job)
+    worker.stop()
+    assert len(heard) == 1
 
 
 def test_a_worker_can_be_started_again(queue, record):
