@@ -67,7 +67,7 @@ def test_times_are_the_servers(ledger):
 
 
 def test_a_job_for_later_is_due_by_the_servers_clock(ledger):
-    (job,) = [s.job for s in ledger.insert(intents(1, delay_s=0.05), grace_s=30)]
+    (job,) = [s.job for s in ledger.insert(intents(1, delay_s=0.5), grace_s=30)]
     assert ledger.apply(lifecycle.claim(job.id, owner="w", lease_s=LEASE_S)) is None
     while ledger.now() < job.scheduled_at:
         time.sleep(0.01)

@@ -13,6 +13,7 @@ from penstock.testing.conformance import bodies
 from penstock.testing.conformance.closing import ClosingTable, ledger_name, tell_pair
 from penstock.testing.conformance.record import Record
 from penstock.testing.harness import (
+    CALM,
     Harness,
     WorkerProcess,
     WorkerThread,
@@ -34,6 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the suite's markers; start the servers where several processes will share them."""
     config.addinivalue_line("markers", "capability(flag): the test says what a capability flag means")
     config.addinivalue_line("markers", "servers: the test needs a server")
+    config.addinivalue_line("markers", "calm: no sweep publishes a message again during the test")
     services.share_in(config)
     if not hasattr(config, "workerinput"):  # under pytest-xdist only the one that gathers the reports tells
         config.pluginmanager.register(ClosingTable(*_harnesses(config)), "penstock-closing-table")
@@ -112,9 +114,9 @@ def open_queue(harness: Harness, where: tuple[type[Harness], str], tmp_path: Pat
 
 
 @pytest.fixture
-def queue(open_queue: Callable[..., JobQueue]) -> JobQueue:
-    """A queue on the engine under test."""
-    return open_queue()
+def queue(open_queue: Callable[..., JobQueue], request: pytest.FixtureRequest) -> JobQueue:
+    """A queue on the engine under test; in a test that is marked ``calm`` no sweep publishes anything again."""
+    return open_queue(sweep=CALM) if request.node.get_closest_marker("calm") else open_queue()
 
 
 @pytest.fixture

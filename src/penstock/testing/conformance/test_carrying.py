@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from uuid import uuid4
 
+import pytest
+
 from penstock.client import JobQueue
 from penstock.core.capabilities import FLAGS, Support
 from penstock.gateway import message_for, message_ids
@@ -25,6 +27,7 @@ def test_every_flag_has_one_of_three_values(queue: JobQueue) -> None:
     assert {type(getattr(queue.gateway.capabilities, flag)) for flag in FLAGS} == {Support}
 
 
+@pytest.mark.calm
 @requires("priority")
 def test_of_the_waiting_messages_the_highest_priority_goes_first(
     queue: JobQueue, start_worker: StartWorker, record: Record
@@ -45,6 +48,7 @@ def test_the_default_priority_needs_no_capability(queue: JobQueue, start_worker:
     assert final(queue, job).state is State.SUCCEEDED
 
 
+@pytest.mark.calm
 def test_messages_of_equal_priority_keep_their_order(
     queue: JobQueue, start_worker: StartWorker, record: Record
 ) -> None:
@@ -54,6 +58,7 @@ def test_messages_of_equal_priority_keep_their_order(
     assert [entry.label for entry in record.starts()] == [f"{n:02}" for n in range(20)]
 
 
+@pytest.mark.calm
 @requires("depth")
 def test_depth_counts_the_messages_that_wait_in_one_queue(queue: JobQueue, record: Record) -> None:
     with asking(queue):
@@ -64,6 +69,7 @@ def test_depth_counts_the_messages_that_wait_in_one_queue(queue: JobQueue, recor
     assert queue.gateway.depth("empty") == 0
 
 
+@pytest.mark.calm
 @requires("depth")
 def test_depth_falls_to_nothing_when_the_messages_are_taken(
     queue: JobQueue, start_worker: StartWorker, record: Record
@@ -76,6 +82,7 @@ def test_depth_falls_to_nothing_when_the_messages_are_taken(
     wait_until(lambda: queue.gateway.depth("default") == 0, what="nothing waits")
 
 
+@pytest.mark.calm
 @requires("withdraw")
 def test_a_withdrawn_message_does_not_arrive(queue: JobQueue, start_worker: StartWorker, record: Record) -> None:
     jobs = queue.enqueue_many([note.call(file=record.file, label=str(n)) for n in range(3)])

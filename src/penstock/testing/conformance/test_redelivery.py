@@ -41,6 +41,7 @@ def test_a_message_that_comes_five_times_runs_its_job_once(
     assert sorted(entry.label for entry in record.starts()) == [*map(str, range(10)), "probe"]
 
 
+@pytest.mark.calm
 def test_a_message_that_comes_while_its_job_runs_is_refused(
     queue: JobQueue, start_worker: StartWorker, record: Record
 ) -> None:
@@ -69,6 +70,7 @@ def test_a_lost_message_is_published_again(queue: JobQueue, start_worker: StartW
     assert len(record.starts()) == 1
 
 
+@pytest.mark.calm
 @pytest.mark.parametrize(
     "job_id",
     [
