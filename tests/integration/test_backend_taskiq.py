@@ -174,6 +174,16 @@ def test_a_worker_full_of_long_jobs_holds_nothing_back_from_another(harness, que
             ),
             id="a message of somebody else's",
         ),
+        pytest.param(
+            msgspec.json.encode({"task_id": "1", "task_name": "x", "labels": {}, "args": [1], "kwargs": {}}),
+            id="arguments without names",
+        ),
+        pytest.param(
+            msgspec.json.encode(
+                {"task_id": "1", "task_name": "x", "labels": {"timeout": "soon"}, "args": [], "kwargs": {}}
+            ),
+            id="a limit of time that is none",
+        ),
     ],
 )
 def test_a_foreign_message_is_refused_and_stops_nobody(harness, queue, record, body):

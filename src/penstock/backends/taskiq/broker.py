@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,6 +23,10 @@ from penstock.job.models import Message
 
 DEFAULT_PRIORITY = 5
 HIGHEST_FIRST = range(9, -1, -1)
+
+
+_HEARD: ContextVar[list[str]] = ContextVar("penstock_taskiq_heard")
+"""What was said of the message that this asyncio task is about."""
 
 
 class Taken(NamedTuple):
@@ -52,6 +57,7 @@ class _Formatter(ProxyFormatter):
         try:
             read = super().loads(message)
             read.parse_labels()
+            read.labels = {}  # ours have none, and others may ask TaskIQ for a timeout
         except Exception as error:
             self._refuse(f"{type(error).__name__}: {error}")
             raise
@@ -71,13 +77,39 @@ class OneTaskBroker(AsyncBroker):
         self.settings = settings
         self.queues: tuple[str, ...] = ()
         self._one_task: AsyncTaskiqDecoratedTask[..., Any] | None = None
+        self.refuse: Callable[[str], None] = lambda _why: None
 
     def serve(self, queues: tuple[str, ...], run: Callable[..., Awaitable[Any]], refuse: Callable[[str], None]) -> None:
         """Be a worker's from now on."""
         self.is_worker_process = True
-        self.formatter = _Formatter(self, refuse)
         self.queues = queues
-        self._one_task = self.register_task(run, task_name="penstock")
+
+        def heard(why: str) -> None:
+            _HEARD.get().append(why)
+            refuse(why)
+
+        async def one(*args: Any, **kwargs: Any) -> Any:
+            if args:
+                heard("it has arguments without names")
+                return None
+            _HEARD.get().append("")
+            return await run(**kwargs)
+
+        self.refuse = heard
+        self.formatter = _Formatter(self, heard)
+        self._one_task = self.register_task(one, task_name="penstock")
+
+    async def call(self, receive: Callable[[bytes], Awaitable[None]], body: bytes) -> None:
+        """Let TaskIQ's receiver have a message, and tell of one that it neither ran nor refused.
+
+        What it calls a function with is not checked (labels such as ``timeout`` are the message's own): an error there
+        is logged and forgotten.
+        """
+        said: list[str] = []
+        _HEARD.set(said)
+        await receive(body)
+        if not said:
+            self.refuse("TaskIQ could not run it")
 
     def find_task(self, task_name: str) -> AsyncTaskiqDecoratedTask[Any, Any] | None:
         """Each message names its own task, for TaskIQ's screens; all of them are run by our one function."""

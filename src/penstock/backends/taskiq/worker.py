@@ -110,7 +110,7 @@ class Worker:
 
     async def _run(self, taken: Taken) -> None:
         try:
-            await self._receiver.callback(taken.body)
+            await self._broker.call(self._receiver.callback, taken.body)
         except Exception:
             logger.exception("TaskIQ could not run a message")
         # On a connection that has ended since, the message comes again, and the ledger refuses it.
