@@ -40,6 +40,7 @@ def crash_loops(trial: Trial) -> list[Figure]:
         loopers = [rows[job_id] for job_id in guilty]
         verdict = arena.verdict()
         innocent = [job_id for job_id in arena.acknowledged if job_id not in set(guilty)]
+        last = f"last words of {BUDGET}"
         starts = {job_id: len(verdict.spans.get(job_id, ())) for job_id in guilty}
         return [
             none(
@@ -50,7 +51,10 @@ def crash_loops(trial: Trial) -> list[Figure]:
                 f"not after {BUDGET} crashes",
                 [row.id for row in loopers if (row.crashes, starts[row.id]) != (BUDGET, BUDGET)],
             ),
-            none("without last words", [row.id for row in loopers if f"last words of {BUDGET}" not in str(row.error)]),
+            none(
+                "without last words",
+                [f"{row.name}: {row.error}" for row in loopers if f"last words of {BUDGET}" not in str(row.error)],
+            ),
             equals(
                 "the others' commits",
                 sum(rows[job_id].state.value == "succeeded" for job_id in innocent),

@@ -65,9 +65,15 @@ def child_starts_a_program(mark: str) -> None:
     time.sleep(30)
 
 
+def _deeper(levels: int) -> None:
+    ctypes.string_at(0) if levels == 0 else _deeper(levels - 1)
+
+
 @task
 def child_dies(how: str) -> None:
     print("last words", flush=True)
+    if how == "segfault deep down":
+        _deeper(60)
     if how == "exit":
         os._exit(7)
     if how == "kill":

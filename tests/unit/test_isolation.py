@@ -253,6 +253,13 @@ def test_a_death_is_told_with_its_cause(bench: Bench, how: str, told: str) -> No
     assert "last words" in bench.lines("stdout")
 
 
+@pytest.mark.parametrize("how", ["exit", "kill", "segfault", "segfault deep down"])
+def test_the_error_of_a_death_holds_the_last_words(bench: Bench, how: str) -> None:
+    ended = bench.run(call(bodies.child_dies, how))
+    assert ended.error is not None
+    assert "last words" in ended.error.message
+
+
 def test_a_death_is_noticed_within_a_second(bench: Bench, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     wait = bench.in_background(call(bodies.child_starts_a_program, str(mark)))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,9 @@ _CHUNK = 65_536
 _LOOK_EVERY_MS = 200
 """Where the kernel cannot tell of a death (no pidfd): how often it is asked."""
 _TAIL_LINES = 20
+_FATAL = "Fatal Python error: "
+"""How faulthandler begins to tell where each thread was, which may be longer than all else."""
+_FATAL_LINES = 40
 _NEVER = float("inf")
 
 Answer = Ready | Broken | Done | Ended
@@ -236,8 +240,8 @@ class WarmChild:
         if instead is not None:
             return Ended(how="raised", error=instead)
         message = f"the process that ran the job died: {_told(status)}{why}"
-        if talk.tail:
-            message += "; it wrote last:\n" + "\n".join(talk.tail[-_TAIL_LINES:])
+        if words := [*talk.tail, *talk.dump]:
+            message += "; it wrote last:\n" + "\n".join(words)
         return Ended(how="crashed", error=ErrorInfo(type="ProcessDied", message=message))
 
     # -- the pipes ----------------------------------------------------------------------------------------------
@@ -296,7 +300,9 @@ class _Talk:
 
     def __init__(self, job: Job, emit: Emit) -> None:
         self.answer: Ready | Broken | Done | None = None
-        self.tail: list[str] = []
+        self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self.dump: list[str] = []
+        """What faulthandler wrote: the beginning of it."""
         self.limits = limits_of(job)
         self.lines = LineKeeper(job.id, job.attempt, self._tell)
         self._emit = emit
@@ -322,7 +328,10 @@ class _Talk:
             self._emit(progress)
 
     def _tell(self, line: Any) -> None:
-        self.tail = [*self.tail[-_TAIL_LINES:], line.text]
+        if not self.dump and not (line.source == "stderr" and line.text.startswith(_FATAL)):
+            self.tail.append(line.text)
+        elif len(self.dump) < _FATAL_LINES:
+            self.dump.append(line.text)
         self._emit(line)
 
 
