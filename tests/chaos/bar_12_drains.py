@@ -61,7 +61,7 @@ def _busy(arena: Arena, arguments: tuple[str, ...]) -> WorkerOf:
 def _exit_s(worker: WorkerOf) -> float:
     sent = time.monotonic()
     worker.signal(signal.SIGTERM)
-    worker.ended(20)
+    worker.ended(60)
     return time.monotonic() - sent
 
 
