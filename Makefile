@@ -7,7 +7,7 @@ EXTRAS := hamilton,flowerpower
 # Tests wait more than they compute: two processes for each core, and no more than the servers have room for.
 SPREAD ?= -n $(shell n=$$(( 2 * $$(getconf _NPROCESSORS_ONLN) )); echo $$(( n < 8 ? n : 8 ))) --dist worksteal
 
-.PHONY: help venv fuzz test bars chaos cross services unit check conformance installs docs demo bench lock clean
+.PHONY: help venv fuzz test suite bars chaos cross services unit check conformance installs docs demo bench lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -28,10 +28,12 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml constraints/dev.txt
 	$(BIN)/python -m pip install -qq --no-deps -e .
 	@touch $@ $(VENV)/.examples
 
-test: $(VENV)/.dev services  ## the whole suite: every engine and ledger, on private real servers
+test: suite $(if $(ARGS),,bars)  ## everything: the suite, then the bars of reliability; with ARGS the suite alone
+
+suite: $(VENV)/.dev services  ## every engine and ledger, on private real servers
 	$(BIN)/python -m pytest -q $(SPREAD) --ignore tests/chaos/test_bars.py $(ARGS)
 
-bars: $(VENV)/.dev services  ## every bar of reliability at its small size
+bars: $(VENV)/.dev services  ## every bar of reliability at its small size: kills, outages, hostile messages
 	$(BIN)/python -m pytest -q -n 2 tests/chaos/test_bars.py $(ARGS)
 
 chaos: $(VENV)/.dev services  ## the bars of reliability at full size, into their document; ARGS="--bar 1 --engine rq+redis --seed 7"
