@@ -19,6 +19,7 @@ import msgspec
 from judge import Line, Verdict, judge, parsed
 
 from penstock import tether
+from penstock.core.exceptions import PenstockError
 from penstock.job.lifecycle import FINAL
 from penstock.job.models import JobQuery
 from penstock.sources.decorators import TASKS, Call, Task
@@ -149,7 +150,8 @@ class Arena:
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if error is not None:
-            error.add_note(f"the ledger counts {self.queue.counts()}")
+            with contextlib.suppress(PenstockError):  # it may be what broke
+                error.add_note(f"the ledger counts {self.queue.counts()}")
             for worker in self.started:
                 error.add_note(
                     f"{worker.log.name} of {worker.pid}, {'alive' if worker.alive else 'dead'}: {worker.told}"
