@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from penstock import calls as calls_room
 from penstock import settings as settings_room
 from penstock.bridge import in_thread
-from penstock.core.config import Config, seconds
-from penstock.core.exceptions import BackendError, InvalidJobError, JobNotFoundError, UnsupportedError
-from penstock.gateway import message_for
+from penstock.core.config import Config
+from penstock.core.exceptions import InvalidJobError, JobNotFoundError
 from penstock.handle import JobHandle
-from penstock.job.models import JOB_ID, Intent, Job, JobQuery, Outcome, Ref, WorkerInfo, new_job_id
-from penstock.options import NAMES as OPTION_NAMES
-from penstock.options import JobOptions, intent
-from penstock.payload import encode_spec
+from penstock.job.models import JOB_ID, Intent, Job, JobQuery, Ref, WorkerInfo, new_job_id
+from penstock.options import JobOptions
 from penstock.rooms import Rooms, TasksNotLoadedWarning
+from penstock.schedule_options import OPTIONS as SCHEDULE_OPTIONS
 from penstock.sources.decorators import TASKS, BoundTask, Call, Task
+from penstock.submission import PublishWarning, record
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from datetime import datetime
 
     from penstock.core.base import Ledger
+    from penstock.job.schedules import Schedule
     from penstock.worker import Worker
-
-
-class PublishWarning(UserWarning):
-    """A job is recorded, but its message could not be handed to the engine; a sweep will publish it."""
 
 
 class JobQueue(Rooms):
@@ -159,11 +155,11 @@ class JobQueue(Rooms):
         Warns:
             PublishWarning: the engine could not be reached; the job is recorded and will run.
         """
-        return self.enqueue_many([self._call(task, args, kwargs, connection)], connection=connection)[0]
+        return self.enqueue_many([calls_room.call_of(self, task, args, kwargs, connection)], connection=connection)[0]
 
     def enqueue_many(self, calls: Iterable[Call], *, connection: object | None = None) -> list[JobHandle]:
         """Submit many jobs in one transaction; a handle each, in order. See `enqueue`, also for the errors."""
-        return self._submit([self._intent(call) for call in calls], connection)
+        return self._submit([calls_room.intent_of(self.config, call) for call in calls], connection)
 
     def enqueue_pipeline(self, name: str, run_config: Any = None, **kwargs: Any) -> JobHandle:
         """Submit one run of a pipeline: `enqueue` with what `pipeline` returns for the same arguments."""
@@ -201,72 +197,34 @@ class JobQueue(Rooms):
         spec = command_spec(argv, cwd=cwd, env=env)
         return Call("command", Path(spec.argv[0]).name, spec, JobOptions.parse(options))
 
-    def _call(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], connection: object | None = None) -> Call:
-        if isinstance(task, Call):
-            if args:
-                raise InvalidJobError(f"{task!r} has its arguments already; only job options can be added")
-            return Call(task.kind, task.name, task.spec, task.options.merged(JobOptions.parse(kwargs)))
-        if isinstance(task, BoundTask):
-            bound = cast("BoundTask[..., Any]", task)
-            _only_one_meant(bound.task, connection)
-            return bound.call(*args, **kwargs)
-        if isinstance(task, str):
-            self.load_tasks()
-            task = TASKS.find(task)
-        if not isinstance(task, Task):
-            raise InvalidJobError(
-                f"{task!r} is not a task; decorate the function with @penstock.task, or name its module or folder "
-                "in `tasks`"
-            )
-        found = cast("Task[..., Any]", task)
-        _only_one_meant(found, connection)
-        options = {name: kwargs.pop(name) for name in OPTION_NAMES if name in kwargs}
-        if both := sorted(set(options) & set(found.signature.parameters)):
-            raise InvalidJobError(
-                f"{both[0]!r} is a parameter of task {found.name} and a job option; write "
-                f"{found.name}.options({both[0]}=...).enqueue(...) for the option, {found.name}.enqueue(...) for "
-                "the parameter"
-            )
-        return found.options(**options).call(*args, **kwargs)
+    def schedule(
+        self, what: Task[..., Any] | BoundTask[..., Any] | Call | str, /, *args: Any, **options: Any
+    ) -> Schedule:
+        """Make a schedule, or change the one of the same name; jobs come from it from now on.
 
-    def _intent(self, call: Call, parent_id: str | None = None) -> Intent:
-        return intent(
-            self.config, call.options, kind=call.kind, name=call.name, spec=encode_spec(call.spec, self.config.limits),
-            isolation=self._isolation(call), parent_id=parent_id,
-        )  # fmt: skip
+        ``what`` is a task, a `Call`, or the name of a task or a pipeline. One rule says when: ``cron="0 2 * * *"``,
+        ``every="15m"`` (``from_end=True``: counted from the end of each run; ``follows=True``: the run may say when the
+        next one is), ``at="2026-11-22T02:00"``, or ``rule=`` any of these as text, or an ISO 8601 repeating interval.
+        ``timezone`` (default: the project's) is that of a cron and of naive times.
 
-    def _isolation(self, call: Call) -> Any:
-        """Where a body runs unless somebody says: only a child process makes a timeout real for blocking code."""
-        if call.kind != "task":
-            return "process"
-        task = TASKS.get(call.name)
-        hard = task is not None and not task.is_async and call.options.timeout_s is not None
-        apart = task is not None and task.importable and (hard or call.options.limited)
-        return "process" if apart else "inline"
+        Further: ``name`` (default: that of the task), ``inputs`` (the function's or pipeline's arguments; texts may
+        hold ``{{ fire_at }}``, ``{{ interval.start }}``), ``overlap`` (skip, queue, allow, cancel_previous),
+        ``catch_up`` (none, latest, all) with ``catch_up_max`` and ``grace``, ``jitter``, ``start``, ``end``,
+        ``max_fires``, ``soft_start``, ``tags``; and job options.
 
-    def _submit(self, intents: Sequence[Intent], connection: object | None = None) -> list[JobHandle]:
-        if not intents:
-            return []
-        self.gateway.check(intents)
-        if connection is not None and self.gateway.in_process:
-            # Nobody sweeps there: what is not pushed now would never run.
-            raise UnsupportedError(self.gateway.scheme, "workers", " Enqueue after your commit, without connection=.")
-        submissions = self.ledger.insert(
-            [self.signer.signed(wanted) for wanted in intents], grace_s=seconds(self.config.sweep.publish_grace),
-            connection=connection, max_queued=self.config.limits.queued_max(wanted.queue for wanted in intents),
-        )  # fmt: skip
-        messages = [message_for(s.job) for s in submissions if s.outcome is Outcome.CREATED and s.job.publishes]
-        if messages:
-            try:
-                self.gateway.publish(messages)
-            except BackendError as error:
-                warnings.warn(
-                    f"{len(messages)} jobs are recorded but not published yet ({error}); "
-                    "a worker's sweep will publish them",
-                    PublishWarning,
-                    stacklevel=4,
-                )
-        return [JobHandle(self, s.job, s.outcome) for s in submissions]
+        Raises:
+            InvalidScheduleError: an option is wrong; nothing was written.
+            InvalidJobError: the input is.
+            ScheduleDeclaredError: a file declares the schedule of that name.
+        """
+        name, inputs = options.pop("name", None), options.pop("inputs", None)
+        mine = {option: options.pop(option) for option in SCHEDULE_OPTIONS if option in options}
+        call = calls_room.scheduled(self, what, args, inputs or {}, options)
+        return self.schedules.put(call, name=name, **mine)[0]
+
+    def unschedule(self, name: str) -> None:
+        """Take a schedule away; its jobs stay. Raises `ScheduleNotFoundError`, `ScheduleDeclaredError`."""
+        self.schedules.remove(name)
 
     def resubmit(self, job: Job) -> JobHandle:
         """Submit a job's input again as a new job; see `JobHandle.retry`. Raises `InvalidJobError` for a forged one."""
@@ -274,6 +232,9 @@ class JobQueue(Rooms):
         asked: dict[str, Any] = {name: getattr(job, name) for name in Intent.__struct_fields__ if hasattr(job, name)}
         asked |= {"id": new_job_id(), "parent_id": job.id, "tick_key": None}
         return self._submit([Intent(**asked)])[0]
+
+    def _submit(self, intents: Sequence[Intent], connection: object | None = None) -> list[JobHandle]:
+        return [JobHandle(self, s.job, s.outcome) for s in record(self, intents, connection)]
 
     def store(self, value: Any, *, name: str = "input") -> Ref:
         """Put a DataFrame or another large value into the result store; pass the `Ref` as an input instead.
@@ -358,13 +319,14 @@ class JobQueue(Rooms):
         burst: bool = False,
         max_jobs: int | None = None,
         connect_timeout: str | float = 0,
+        scheduler: bool = True,
     ) -> Worker:
         """Return a worker: run it (`Worker.run`), or use it as a context manager to work in the background."""
         from penstock.worker import Worker
 
         return Worker(
             self, queues=queues, concurrency=concurrency, burst=burst, max_jobs=max_jobs,
-            connect_timeout=connect_timeout,
+            connect_timeout=connect_timeout, scheduler=scheduler,
         )  # fmt: skip
 
     def __enter__(self) -> JobQueue:
@@ -397,6 +359,16 @@ class JobQueue(Rooms):
     async def aenqueue_command(self, argv: Sequence[str], **kwargs: Any) -> JobHandle:
         """`enqueue_command`, awaited."""
         return await in_thread(self.enqueue_command, argv, **kwargs)
+
+    async def aschedule(
+        self, what: Task[..., Any] | BoundTask[..., Any] | Call | str, /, *args: Any, **options: Any
+    ) -> Schedule:
+        """`schedule`, awaited."""
+        return await in_thread(self.schedule, what, *args, **options)
+
+    async def aunschedule(self, name: str) -> None:
+        """`unschedule`, awaited."""
+        return await in_thread(self.unschedule, name)
 
     async def astore(self, value: Any, *, name: str = "input") -> Ref:
         """`store`, awaited."""
@@ -437,14 +409,6 @@ class JobQueue(Rooms):
     async def aclose(self) -> None:
         """`close`, awaited."""
         return await in_thread(self.close)
-
-
-def _only_one_meant(task: Task[..., Any], connection: object | None) -> None:
-    if connection is not None and "connection" in task.signature.parameters:
-        raise InvalidJobError(
-            f"'connection' is a parameter of task {task.name} and the transaction to join; write "
-            f"queue.enqueue({task.name}.call(connection=...)), and for the transaction connection=... after the call"
-        )
 
 
 __all__ = ["JobQueue", "PublishWarning", "TasksNotLoadedWarning"]

@@ -225,12 +225,17 @@ def _limit(field: str, parse: Callable[[Any], int]) -> Callable[[Any], tuple[str
     return lambda value: (field, parse(value))
 
 
-def _tags(value: Any) -> tuple[str, Any]:
-    tags = (value,) if isinstance(value, str) else tuple(value)
-    for tag in tags:
+def tags(value: Any) -> tuple[str, ...]:
+    """Check tags: one text, or several. Raises ValueError."""
+    several = (value,) if isinstance(value, str) else tuple(value)
+    for tag in several:
         if not isinstance(tag, str) or not 0 < len(tag) <= 128:
             raise ValueError(f"{tag!r} is not a tag: 1 to 128 characters")
-    return "tags", tags
+    return several
+
+
+def _tags(value: Any) -> tuple[str, Any]:
+    return "tags", tags(value)
 
 
 def _metadata(value: Any) -> tuple[str, Any]:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -27,10 +27,13 @@ from penstock.signing import Signer
 from penstock.sweeper import Sweeper
 
 if TYPE_CHECKING:
+    from penstock.client import JobQueue
     from penstock.core.base import Ledger
     from penstock.execution import Execution
     from penstock.results import ResultStore
     from penstock.runners.isolation import ChildPool
+    from penstock.scheduler import LedgerScheduler
+    from penstock.schedules import Schedules
     from penstock.sources.scan import Loaded
 
 logger = logging.getLogger("penstock")
@@ -119,6 +122,27 @@ class Rooms:
     def sweeper(self) -> Sweeper:
         """The sweeper of this process; a worker runs it, others may call its methods."""
         return Sweeper(self.ledger, self.gateway, self.config, results=lambda: self.results)
+
+    @opened
+    def schedules(self) -> Schedules:
+        """The schedules in this ledger: to look at, change, pause, trigger."""
+        from penstock.schedules import Schedules
+
+        return Schedules(cast("JobQueue", self))
+
+    @opened
+    def scheduler(self) -> LedgerScheduler:
+        """The scheduler of this process; a worker runs it, others may call its methods."""
+        from penstock.scheduler import LedgerScheduler
+        from penstock.submission import record
+
+        return LedgerScheduler(
+            self.ledger,
+            self.config,
+            submit=lambda intents: record(self, intents),
+            cancel=lambda job_id: cast("JobQueue", self).job(job_id).cancel(),
+            value_of=lambda job: self.results.decode(job.result),
+        )
 
     @opened
     def children(self) -> ChildPool:

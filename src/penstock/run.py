@@ -12,6 +12,7 @@ import msgspec
 
 from penstock.core.secrets import mask_text
 from penstock.job.models import NodeRun, Progress, secrets_of
+from penstock.job.schedules import FIRE_AT, INTERVAL_START
 from penstock.lines import MAX_BYTES, LineKeeper, printable
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 _PROGRESS_STEP = 0.001
 _MESSAGE_MAX = 500
 _making = threading.Lock()
+
+
+def _instant(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
 
 
 class JobInterrupted(BaseException):
@@ -74,6 +79,17 @@ class Run:
     def idempotency_key(self) -> str:
         """The same for every attempt of this job: hand it to services that refuse to do a thing twice."""
         return self.job_id
+
+    @property
+    def fire_at(self) -> datetime | None:
+        """Which fire time of a schedule this job is for, aware UTC; None for a job that no schedule made."""
+        return _instant(self._job.metadata.get(FIRE_AT))
+
+    @property
+    def interval(self) -> tuple[datetime, datetime] | None:
+        """The data interval of a scheduled job: from the fire time before it to its own."""
+        starts, ends = _instant(self._job.metadata.get(INTERVAL_START)), self.fire_at
+        return None if starts is None or ends is None else (starts, ends)
 
     @property
     def progress(self) -> float:

@@ -24,6 +24,7 @@ from penstock.core.exceptions import (
     UnsupportedError,
 )
 from penstock.core.secrets import mask_url
+from penstock.declared import declare
 from penstock.job.models import JobQuery, WorkerInfo
 from penstock.sources.decorators import TASKS
 from penstock.vitals import Vitals
@@ -68,6 +69,7 @@ class Worker:
         max_jobs: int | None = None,
         echo: bool = False,
         connect_timeout: str | float = 0,
+        scheduler: bool = True,
     ) -> None:
         """Set a worker up; nothing runs yet, nothing is connected.
 
@@ -79,6 +81,7 @@ class Worker:
             max_jobs: return after that many claimed jobs.
             echo: also write what inline bodies print and log to this process's stderr.
             connect_timeout: for how long an engine or a ledger that does not answer is tried again at the start.
+            scheduler: also make the jobs of schedules, as all workers do; a burst never does.
         """
         config = queue.config
         self.queue = queue
@@ -90,6 +93,7 @@ class Worker:
         self._cancel_grace_s = seconds(config.lease.cancel_grace)
         self._connect_timeout_s = seconds(connect_timeout)
         self._echo = echo
+        self._schedules = scheduler and not burst
         self.vitals = Vitals(
             owner=queue.owner,
             queues=self.queues,
@@ -155,6 +159,8 @@ class Worker:
         until = time.monotonic() + self._grace_s
         self.vitals.phase = "draining"
         self.queue.sweeper.stop()
+        if self._schedules:
+            self.queue.scheduler.stop()
         self.queue.gateway.stop()
         self.queue.execution.claims.stop()
         while not self._done.wait(0.02):
@@ -247,6 +253,9 @@ class Worker:
             raise self._failure
         self.vitals.phase = "working"
         self.queue.sweeper.start(each_time=self._tell)
+        if self._schedules:
+            declare(self.queue)
+            self.queue.scheduler.start()
         self._tell(force=True)
 
     def _pause(self, pause_s: float) -> None:

@@ -9,6 +9,7 @@ from arena import Arena
 from bars import SIX, Trial, bar
 from report import Figure, equals, none, told
 
+from penstock import calls
 from penstock.core.config import SweepConfig, seconds
 from penstock.core.exceptions import UnsupportedError
 from penstock.gateway import message_for
@@ -47,7 +48,7 @@ def deliveries(trial: Trial) -> list[Figure]:
         for worker in workers:
             worker.wait_ready()
         queue = arena.queue
-        intents = [queue._intent(arena.call(seconds=0.01)) for _ in range(jobs)]
+        intents = [calls.intent_of(queue.config, arena.call(seconds=0.01)) for _ in range(jobs)]
         rows = [made.job for made in queue.ledger.insert(intents, grace_s=seconds(sweep.publish_grace))]
         arena.acknowledged = [row.id for row in rows]
         never = set(arena.rng.sample(arena.acknowledged, jobs // 10))

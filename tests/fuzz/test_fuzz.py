@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from penstock import JobQueue, PenstockError, task
+from penstock import JobQueue, PenstockError, calls, task
 from penstock.core.config import Config
 from penstock.core.exceptions import ConfigError, InvalidJobError
 from penstock.job.models import Intent, Message, new_job_id
@@ -145,7 +145,7 @@ def test_any_row_that_somebody_wrote_ends_in_an_error_or_waits_and_executes_noth
 def test_any_options_are_taken_or_refused(queue, options):
     call = queue.command(["true"])
     try:
-        queue._intent(queue._call(call, (), options))
+        calls.intent_of(queue.config, calls.call_of(queue, call, (), options))
     except InvalidJobError as error:
         explained(error)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import msgspec
 
 from penstock.core.capabilities import Capabilities
+from penstock.core.records import Records
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -221,6 +222,11 @@ class Ledger(ABC):
         a transition was refused for.
         """  # noqa: D205 - one promise, two lines
         return 0
+
+    @property
+    @abstractmethod
+    def records(self) -> Records:
+        """What is kept here beside jobs."""
 
     @abstractmethod
     def now(self) -> datetime:

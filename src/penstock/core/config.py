@@ -84,6 +84,15 @@ class SweepConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     batch: int = 100
 
 
+class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[scheduler]``: how often fire times are looked for."""
+
+    interval: str | float = "500ms"
+    """At the latest; a scheduler that knows of a fire time wakes up for it."""
+    soft_start: str | float = "30s"
+    """How far apart the first runs begin of schedules that ask for a soft start."""
+
+
 class HistoryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[history]``: how long final jobs stay."""
 
@@ -160,13 +169,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     worker: WorkerConfig = WorkerConfig()
     lease: LeaseConfig = LeaseConfig()
     sweep: SweepConfig = SweepConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
     history: HistoryConfig = HistoryConfig()
     limits: LimitsConfig = LimitsConfig()
     security: SecurityConfig = SecurityConfig()
     engines: dict[str, dict[str, Any]] = {}
     """``[engines.NAME]``: read by that backend's own Struct."""
     schedules: dict[str, dict[str, Any]] = {}
-    """``[schedules.NAME]``: kept as written; nothing runs them yet."""
+    """``[schedules.NAME]``: what to run and when; see `declared.plan_of`."""
     jobs_dir: str | None = None
     """A folder of job files; kept as written; nothing watches it yet."""
 

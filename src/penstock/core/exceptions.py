@@ -10,7 +10,8 @@
     │   ├── UnknownTaskError            also LookupError
     │   ├── UnknownPipelineError        also LookupError
     │   ├── ArgumentsError              also TypeError; names the parameter
-    │   └── PayloadError                too large, too deep, or not plain data
+    │   ├── PayloadError                too large, too deep, or not plain data
+    │   └── InvalidScheduleError        an option of a schedule is wrong
     ├── QueueFullError                  too many jobs wait in the queue; nothing was written, try again later
     ├── UnsupportedError                the backend cannot do that; raised before anything was written
     ├── BackendError                    engine or broker trouble; the original is in __cause__
@@ -18,6 +19,8 @@
     ├── LedgerError                     ledger trouble; the original is in __cause__
     │   └── LedgerUnavailableError      trying again may help
     ├── JobNotFoundError                also LookupError
+    ├── ScheduleNotFoundError           also LookupError; says what there is
+    ├── ScheduleDeclaredError           a file declares the schedule: it is changed there
     ├── TransitionRefusedError          the job was not in a state that allows this
     │   └── StaleAttemptError           another attempt owns the job by now
     ├── ResultError                     a stored result cannot be had (never made, dropped, damaged)
@@ -107,6 +110,10 @@ class PayloadError(InvalidJobError):
     """The input is too large, too deep, or not plain data."""
 
 
+class InvalidScheduleError(InvalidJobError):
+    """An option of a schedule is wrong; nothing was written."""
+
+
 class QueueFullError(PenstockError):
     """As many jobs wait in a queue as may; nothing was written. Trying again later may help."""
 
@@ -143,6 +150,25 @@ class LedgerError(PenstockError):
 
 class LedgerUnavailableError(LedgerError):
     """The ledger cannot be reached or opened; trying again may help."""
+
+
+class ScheduleNotFoundError(PenstockError, LookupError):
+    """There is no schedule of that name."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        shown = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
+        super().__init__(f"no schedule {name!r}; there are: {shown or 'none'}.{did_you_mean(name, known)}")
+        self.name = name
+
+
+class ScheduleDeclaredError(PenstockError):
+    """Somebody else declares the schedule: what is said there would come back."""
+
+    def __init__(self, name: str, where: str) -> None:
+        told = f"it is declared in {where}; change it there" if where else "it was made by hand; remove that one first"
+        super().__init__(f"schedule {name!r} cannot be changed here: {told}, or pause it")
+        self.name = name
 
 
 class JobNotFoundError(PenstockError, LookupError):

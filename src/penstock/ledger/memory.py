@@ -13,6 +13,7 @@ import msgspec
 
 from penstock.core.base import Applied, Ledger, Patience
 from penstock.core.exceptions import JobNotFoundError, LedgerError, QueueFullError
+from penstock.core.records import Records
 from penstock.job.lifecycle import TRANSITIONS, Event, Guard, State, Transition, shown_state
 from penstock.job.models import (
     HistoryEntry,
@@ -28,6 +29,7 @@ from penstock.job.models import (
     WorkerInfo,
 )
 from penstock.ledger import matching, rows
+from penstock.ledger.memory_records import MemoryRecords
 
 _Changes = dict[str, Any]
 
@@ -112,11 +114,17 @@ class MemoryLedger(Ledger):
         self._rows = _Store()
         self._seq = itertools.count(1)
         self._closed = False
+        self._records = MemoryRecords(clock)
 
     def _store(self) -> _Store:
         if self._closed:
             raise LedgerError("ledger memory:// is closed")
         return self._rows
+
+    @property
+    def records(self) -> Records:
+        """See `Ledger.records`."""
+        return self._records
 
     def now(self) -> datetime:
         """See `Ledger.now`."""

@@ -12,6 +12,7 @@ from psycopg.rows import tuple_row
 
 from penstock.core.base import Applied, Finding, Ledger, Patience
 from penstock.core.exceptions import InvalidJobError, JobNotFoundError, LedgerError, QueueFullError
+from penstock.core.records import Records
 from penstock.job.lifecycle import TRANSITIONS, Event, State, Transition
 from penstock.job.models import (
     HistoryEntry,
@@ -26,6 +27,7 @@ from penstock.job.models import (
     WorkerInfo,
 )
 from penstock.ledger import postgres_sql, rows, sql
+from penstock.ledger.postgres_records import PostgresRecords
 from penstock.ledger.postgres_server import Connection, PostgresServer
 
 _INSERT_BATCH = 1000
@@ -45,6 +47,7 @@ class PostgresLedger(Ledger):
         self._clock = clock
         self._server = PostgresServer(url, namespace=namespace)
         self._sql = postgres_sql.Statements(self._server.schema, told_time=clock is not None)
+        self._records = PostgresRecords(self._server, self._sql, clock)
 
     def _values(self, **values: Any) -> dict[str, Any]:
         return values if self._clock is None else {**values, "now": self._clock()}
@@ -53,6 +56,11 @@ class PostgresLedger(Ledger):
     def repeats(self) -> int:
         """See `Ledger.repeats`."""
         return self._server.repeats
+
+    @property
+    def records(self) -> Records:
+        """See `Ledger.records`."""
+        return self._records
 
     def now(self) -> datetime:
         """See `Ledger.now`."""

@@ -106,10 +106,23 @@ def _version_1() -> tuple[str, ...]:
     return (_JOBS, *UNIQUE.values(), *_INDEXES, _HISTORY, _TELL, _TOLD, _LOGS, _NODES, _WORKERS)
 
 
-MIGRATIONS = (_version_1,)
+_RECORDS = """
+CREATE TABLE records (
+    kind TEXT COLLATE "C" NOT NULL, name TEXT COLLATE "C" NOT NULL, version BIGINT NOT NULL, due_at FLOAT8,
+    body BYTEA NOT NULL, PRIMARY KEY (kind, name)
+)"""
+
+
+def _version_2() -> tuple[str, ...]:
+    return (_RECORDS, "CREATE INDEX records_due ON records (kind, due_at) WHERE due_at IS NOT NULL")
+
+
+MIGRATIONS = (_version_1, _version_2)
 """Each makes the next version out of the one before; those that have been released never change."""
 
-_TABLES = re.compile(r"\b(FROM|UPDATE|INTO|JOIN|TABLE|ON|FUNCTION) (jobs|history|logs|nodes|workers|ledger|told)\b")
+_TABLES = re.compile(
+    r"\b(FROM|UPDATE|INTO|JOIN|TABLE|ON|FUNCTION) (jobs|history|logs|nodes|workers|records|ledger|told)\b"
+)
 
 
 def qualified(statement: str, schema: str) -> str:

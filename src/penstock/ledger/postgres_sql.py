@@ -35,7 +35,7 @@ _TYPES = {
     "elapsed_s": "float8", "progress": "float8", "attempt": "int", "publishes": "int", "nodes_done": "int",
     "nodes_total": "int",
     "limit": "bigint", "after": "bigint", "result": "bytea", "raw": "bytea", "pushed": "bool", "queues": "text[]",
-    "ids": "text[]",
+    "ids": "text[]", "body": "bytea", "seen": "bigint", "due": "float8",
 }  # fmt: skip
 _PARAMETER = re.compile(r"(?<!:):([a-z_]+)")
 

@@ -14,6 +14,7 @@ import msgspec
 
 from penstock.core.base import Applied, Finding, Ledger, Patience
 from penstock.core.exceptions import InvalidJobError, JobNotFoundError, QueueFullError
+from penstock.core.records import Records
 from penstock.job.lifecycle import SHOWN_STATES, TRANSITIONS, Event, State, Transition
 from penstock.job.models import (
     HistoryEntry,
@@ -28,6 +29,7 @@ from penstock.job.models import (
     WorkerInfo,
 )
 from penstock.ledger import redis_find, redis_lua, redis_reads, redis_rows, rows
+from penstock.ledger.redis_records import RedisRecords
 from penstock.ledger.redis_server import Call, RedisServer
 
 _INSERT_BATCH = 500  # intents a script, and bytes: nobody else is served while it runs
@@ -50,6 +52,7 @@ class RedisLedger(Ledger):
         self._scripts: dict[tuple[Event, State, State | None], redis_lua.Script] = {}
         self._insert = redis_lua.insert()
         self._purge = redis_lua.purge()
+        self._records = RedisRecords(self._server, clock)
 
     def _time(self) -> str:
         return "" if self._clock is None else repr(self._clock())
@@ -61,6 +64,11 @@ class RedisLedger(Ledger):
     def repeats(self) -> int:
         """See `Ledger.repeats`."""
         return self._server.repeats
+
+    @property
+    def records(self) -> Records:
+        """See `Ledger.records`."""
+        return self._records
 
     def now(self) -> datetime:
         """See `Ledger.now`."""

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from penstock.core.exceptions import UnsupportedError, did_you_mean
+from penstock.core.records import Change, Record
 from penstock.job.lifecycle import SHOWN_STATES, Event, State
 from penstock.job.models import (
     ErrorInfo,
@@ -22,6 +23,7 @@ from penstock.job.models import (
     RetryPolicy,
     Submission,
 )
+from penstock.ledger import records_sql
 
 COLUMNS: tuple[str, ...] = Job.__struct_fields__
 """A job's row has a column for each field of `Job`, by the same name and in the same order."""
@@ -181,3 +183,19 @@ def job_of(row: Sequence[Any]) -> Job:
     values["metadata"] = {} if values["metadata"] is None else _metadata.decode(values["metadata"])
     values["error"] = error_of(values["error"])
     return Job(**values)
+
+
+def record_of(row: Sequence[Any]) -> Record:
+    """Read a row of `records_sql`."""
+    kind, name, version, body, due_at = row
+    return Record(kind, name, version, bytes(body), None if due_at is None else instant(due_at))
+
+
+def record_step(change: Change) -> tuple[str, dict[str, Any]]:
+    """Return the statement that writes a change, and its values but for the time."""
+    written = records_sql.CHANGE if change.seen else records_sql.MAKE
+    statement = records_sql.DROP if change.body is None else written
+    due = None if change.due_at is None else change.due_at.timestamp()
+    return statement, {
+        "kind": change.kind, "name": change.name, "seen": change.seen, "body": change.body, "due": due,
+    }  # fmt: skip

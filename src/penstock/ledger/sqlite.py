@@ -14,6 +14,7 @@ import msgspec
 
 from penstock.core.base import Applied, Finding, Ledger, Patience
 from penstock.core.exceptions import InvalidJobError, JobNotFoundError, LedgerError, QueueFullError
+from penstock.core.records import Records
 from penstock.job.lifecycle import TRANSITIONS, Event, State, Transition
 from penstock.job.models import (
     HistoryEntry,
@@ -30,6 +31,7 @@ from penstock.job.models import (
 )
 from penstock.ledger import rows, sql
 from penstock.ledger.sqlite_file import SqliteFile
+from penstock.ledger.sqlite_records import SqliteRecords
 
 _INSERT = """
 INSERT INTO jobs (id, kind, name, spec, queue, priority, isolation, timeout_s, max_attempts, max_crashes, backoff,
@@ -111,6 +113,12 @@ class SqliteLedger(Ledger):
             path, durability=durability, unsafe_network_fs=unsafe_network_fs, busy_timeout_s=busy_timeout_s
         )
         self._sql: dict[tuple[Event, State, State | None], str] = {}
+        self._records = SqliteRecords(self._file, clock)
+
+    @property
+    def records(self) -> Records:
+        """See `Ledger.records`."""
+        return self._records
 
     def now(self) -> datetime:
         """See `Ledger.now`."""

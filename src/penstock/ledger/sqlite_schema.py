@@ -92,7 +92,18 @@ def _version_1() -> tuple[str, ...]:
     return (_JOBS, *UNIQUE.values(), *_INDEXES, _HISTORY, _TOLD, _LOGS, log_index, _NODES, _WORKERS)
 
 
-MIGRATIONS = (_version_1,)
+_RECORDS = """
+CREATE TABLE records (
+    kind TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL, due_at REAL, body BLOB NOT NULL,
+    PRIMARY KEY (kind, name)
+) WITHOUT ROWID"""
+
+
+def _version_2() -> tuple[str, ...]:
+    return (_RECORDS, "CREATE INDEX records_due ON records (kind, due_at) WHERE due_at IS NOT NULL")
+
+
+MIGRATIONS = (_version_1, _version_2)
 """Each makes the next version out of the one before; those that have been released never change."""
 
 

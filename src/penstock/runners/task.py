@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import runpy
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +14,7 @@ import msgspec
 from penstock import runners
 from penstock.core.base import Runner
 from penstock.core.exceptions import ArgumentsError, UnknownTaskError
+from penstock.job.schedules import FOLLOWS, Answer, answer_of
 from penstock.signatures import plan_of
 from penstock.sources.decorators import TASKS
 
@@ -88,7 +89,11 @@ class TaskRunner(Runner):
             spec = _decoder.decode(job.spec)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ArgumentsError(f"the arguments of job {job.id} cannot be read: {error}") from None
-        return plan_of(task.fn, task.name, task.signature).call(task.fn, spec.args, spec.kwargs, run)
+        value = plan_of(task.fn, task.name, task.signature).call(task.fn, spec.args, spec.kwargs, run)
+        zone = job.metadata.get(FOLLOWS)
+        if zone is None:
+            return value
+        return _awaited(value, zone) if task.is_async else answer_of(value, zone)
 
     def may_run_apart(self, job: Job) -> bool:
         """See `Runner.may_run_apart`: a child finds what stands at the top of a file."""
@@ -133,6 +138,10 @@ class TaskRunner(Runner):
         return module in self._tasks or any(
             file == path or file.is_relative_to(path) for path in (p.absolute() for p in self._folders())
         )
+
+
+async def _awaited(value: Awaitable[Any], zone: str) -> Answer:
+    return answer_of(await value, zone)
 
 
 def _load_script(script: str) -> None:

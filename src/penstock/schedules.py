@@ -1,0 +1,372 @@
+"""`Schedules`: what people and programs do with schedules. The scheduler makes the jobs."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from penstock import scheduler
+from penstock.bridge import in_thread
+from penstock.calls import intent_of
+from penstock.core.exceptions import (
+    ConfigError,
+    InvalidScheduleError,
+    ScheduleDeclaredError,
+    ScheduleNotFoundError,
+)
+from penstock.core.records import Change, Record
+from penstock.core.triggers import Every, zone_of
+from penstock.job import schedules
+from penstock.job.rules import After, Rule, parse_rule
+from penstock.job.schedules import KIND, Pause, Plan, Schedule, TickEvent
+from penstock.schedule_options import change_plan, make_plan, template_of
+from penstock.submission import record
+
+if TYPE_CHECKING:
+    from penstock.client import JobQueue
+    from penstock.handle import JobHandle
+    from penstock.job.models import Intent
+    from penstock.sources.decorators import Call
+
+_TRIES = 20
+
+
+class Did(StrEnum):
+    """What became of a schedule that was made or declared."""
+
+    CREATED = "created"
+    CHANGED = "changed"
+    KEPT = "kept"
+
+
+class Fire(msgspec.Struct, frozen=True):
+    """One fire time to come, in the schedule's zone. ``change`` tells of a change of clocks on that day."""
+
+    at: datetime
+    change: str = ""
+
+
+class Schedules:
+    """The schedules of one queue's ledger. Every verb has an a-twin."""
+
+    def __init__(self, queue: JobQueue) -> None:
+        self._queue = queue
+
+    # -- asking -------------------------------------------------------------------------------------------------------
+
+    def get(self, name: str) -> Schedule:
+        """Return one schedule. Raises `ScheduleNotFoundError`."""
+        return self._read(name)[1]
+
+    def list(self, *, tag: str | None = None, source: str | None = None) -> list[Schedule]:
+        """List schedules by name; ``source`` is what it begins with."""
+        found = (scheduler.decoder.decode(record.body) for record in self._queue.ledger.records.all(KIND))
+        return [
+            schedule
+            for schedule in found
+            if (tag is None or tag in schedule.plan.tags)
+            and (source is None or schedule.plan.source.startswith(source))
+        ]
+
+    def next(self, name: str, count: int = 5) -> list[Fire]:
+        """Return the next fire times of a schedule. Raises `ScheduleNotFoundError`."""
+        schedule = self.get(name)
+        times = schedules.upcoming(schedule, self._queue.now(), count)
+        return _fires(times, schedule.plan.timezone)
+
+    def explain(self, rule: str, *, timezone: str | None = None, count: int = 5) -> tuple[str, list[Fire]]:
+        """Say a rule in words, and when it would fire next; nothing is stored. Raises `InvalidScheduleError`."""
+        zone, now = timezone or self._queue.config.timezone, self._queue.now()
+        try:
+            read = parse_rule(rule, timezone=zone, now=now)
+            zone_of(zone)
+        except ValueError as error:
+            raise InvalidScheduleError(str(error)) from None
+        times: list[datetime] = []
+        at: datetime | None = now
+        while len(times) < min(count, read.max_fires or count) and not isinstance(read.rule, After):
+            at = read.rule.next_after(at)
+            if at is None:
+                break
+            times.append(at)
+        return read.rule.explain(), _fires(times, zone)
+
+    # -- making and changing ------------------------------------------------------------------------------------------
+
+    def put(
+        self,
+        call: Call,
+        *,
+        name: str | None = None,
+        source: str = "",
+        where: str = "",
+        **options: Any,
+    ) -> tuple[Schedule, Did]:
+        """Make a schedule, or change the one of this name; see `JobQueue.schedule` for the options.
+
+        Raises:
+            InvalidScheduleError: an option is wrong, or there is no rule; nothing was written.
+            ScheduleDeclaredError: a file declares the one that is there: it is changed there.
+        """
+        queue, called = self._queue, name or call.name
+        if not schedules.NAME.fullmatch(called):
+            raise InvalidScheduleError(
+                f"{called!r} is no name for a schedule: 1 to 200 of A-Z a-z 0-9 _ . : - / [ ] < > and spaces"
+            )
+        plan = self.plan(intent_of(queue.config, call), source=source, where=where, **options)
+        return self._put(called, plan)
+
+    def plan(self, intent: Intent, *, source: str = "", where: str = "", **options: Any) -> Plan:
+        """Check what is said of a schedule, and return its plan. Raises `InvalidScheduleError`."""
+        template = template_of(intent)
+        return make_plan(
+            template, options, source=source, where=where, timezone=self._queue.config.timezone, now=self._queue.now()
+        )
+
+    def update(self, name: str, **options: Any) -> Schedule:
+        """Change options of a schedule; what is not named stays, and so does where it stands.
+
+        Raises:
+            ScheduleNotFoundError: there is none of this name.
+            InvalidScheduleError: an option is wrong; nothing was written.
+            ScheduleDeclaredError: a file declares it.
+        """
+
+        def change(schedule: Schedule, now: datetime) -> Schedule:
+            _refuse_declared(schedule)
+            return _with_plan(schedule, change_plan(schedule.plan, options, now), now)
+
+        return self._change(name, change)
+
+    def pause(self, name: str, note: str = "", *, by: str | None = None) -> Schedule:
+        """Let a schedule make no jobs until `resume`; it stays so over deploys. Raises `ScheduleNotFoundError`."""
+
+        def change(schedule: Schedule, now: datetime) -> Schedule:
+            pause = schedule.pause or Pause(at=now, by=_who(by), note=note)
+            return msgspec.structs.replace(schedule, pause=pause, changed_at=now)
+
+        return self._change(name, change)
+
+    def resume(self, name: str) -> Schedule:
+        """Let a paused schedule go on. Fire times of the pause are not made up for. Raises `ScheduleNotFoundError`."""
+
+        def change(schedule: Schedule, now: datetime) -> Schedule:
+            if schedule.pause is None:
+                return schedule
+            after = msgspec.structs.replace(schedule, pause=None, changed_at=now)
+            if schedule.next_at is not None and schedule.next_at <= now and not isinstance(schedule.plan.rule, After):
+                later = schedules.next_after(schedule, now)
+                after = msgspec.structs.replace(after, next_at=later, cursor_at=now, over=later is None)
+                after = after.told(TickEvent(at=now, what="skipped: paused", fire_at=schedule.next_at))
+            return after
+
+        return self._change(name, change)
+
+    def trigger(self, name: str, *, by: str | None = None) -> JobHandle:
+        """Make a job now, whatever the rule says; it is recorded as manual. Raises `ScheduleNotFoundError`.
+
+        A schedule whose next run counts from the end of the last one (and so never overlaps) answers with the job
+        that is live, if one is.
+        """
+        _, schedule = self._read(name)
+        if schedule.awaits is not None and not (live := self._queue.job(schedule.awaits)).refresh().state.final:
+            return live
+        now = self._queue.now()
+        (made,) = record(self._queue, [scheduler.intent_of(schedule, now, manual=True)])
+        job = self._queue.job(made.job.id)
+
+        def change(schedule: Schedule, now: datetime) -> Schedule:
+            after = schedule.told(TickEvent(at=now, what="manual", fire_at=now, job_id=job.id))
+            if isinstance(schedule.plan.rule, After):
+                after = msgspec.structs.replace(after, awaits=job.id, next_at=None, over=False)
+            return msgspec.structs.replace(after, last_job=job.id)
+
+        self._change(name, change)
+        return job
+
+    def remove(self, name: str) -> None:
+        """Take a schedule away; its jobs stay. Raises `ScheduleNotFoundError`, `ScheduleDeclaredError`."""
+        for _ in range(_TRIES):
+            record, schedule = self._read(name)
+            _refuse_declared(schedule)
+            if self._write(Change(kind=KIND, name=name, seen=record.version, body=None)):
+                return
+        raise self._busy(name)
+
+    def declare(self, source: str, wanted: Mapping[str, Plan], *, kept: Collection[str] = ()) -> dict[str, Did | str]:
+        """Make the schedules of one source what it says: new ones, changed ones, and none that it no longer names.
+
+        Where a schedule stands, and whether it is paused, stays. One that somebody else declares, or that was made by
+        hand, is left alone, and so are those in ``kept``. Returns what became of each; for those that were left alone,
+        why.
+        """
+        told: dict[str, Did | str] = {}
+        for name, plan in wanted.items():
+            try:
+                told[name] = self._put(name, msgspec.structs.replace(plan, source=source))[1]
+            except ScheduleDeclaredError as error:
+                told[name] = str(error)
+        for schedule in self.list():
+            if schedule.plan.source == source and schedule.name not in wanted and schedule.name not in kept:
+                record, _ = self._read(schedule.name)
+                self._write(Change(kind=KIND, name=schedule.name, seen=record.version, body=None))
+                told[schedule.name] = "removed"
+        return told
+
+    def stagger(self, names: Iterable[str], apart_s: float) -> None:
+        """Put first runs off so that they begin ``apart_s`` after one another, in the order of their own times."""
+        found = [self.get(name) for name in names]
+        ready = sorted((s.next_at, s.name) for s in found if s.next_at is not None and s.plan.soft_start)
+        last: datetime | None = None
+        for at, name in ready:
+            begin = at if last is None else max(at, last + timedelta(seconds=apart_s))
+            last = begin
+            if begin != at:
+                self._change(name, lambda s, _now, begin=begin: msgspec.structs.replace(s, next_at=begin))
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _put(self, name: str, plan: Plan) -> tuple[Schedule, Did]:
+        for _ in range(_TRIES):
+            now = self._queue.now()
+            record = self._queue.ledger.records.get(KIND, name)
+            if record is None:
+                made = Schedule(
+                    name=name, plan=plan, made_at=now, changed_at=now, next_at=schedules.first_look(plan, now)
+                )
+                if self._write(scheduler.change_of(None, made, now)):
+                    return made, Did.CREATED
+                continue
+            there = scheduler.decoder.decode(record.body)
+            if there.plan.source != plan.source:
+                raise ScheduleDeclaredError(name, there.plan.where or there.plan.source)
+            if _same(there.plan, plan):
+                return there, Did.KEPT
+            changed = _with_plan(there, plan, now)
+            if self._write(scheduler.change_of(record, changed, now)):
+                return changed, Did.CHANGED
+        raise self._busy(name)
+
+    def _read(self, name: str) -> tuple[Record, Schedule]:
+        record = self._queue.ledger.records.get(KIND, name)
+        if record is None:
+            known = [known.name for known in self._queue.ledger.records.all(KIND)]
+            raise ScheduleNotFoundError(name, known)
+        return record, scheduler.decoder.decode(record.body)
+
+    def _change(self, name: str, change: Callable[[Schedule, datetime], Schedule]) -> Schedule:
+        for _ in range(_TRIES):
+            record, schedule = self._read(name)
+            now = self._queue.now()
+            after = change(schedule, now)
+            if after == schedule or self._write(scheduler.change_of(record, after, now, again_s=_soon(after))):
+                return after
+        raise self._busy(name)
+
+    def _write(self, change: Change) -> bool:
+        return bool(self._queue.ledger.records.write([change])[0])
+
+    @staticmethod
+    def _busy(name: str) -> ConfigError:
+        return ConfigError(f"schedule {name}: others changed it all the time; try again")
+
+    # The a-twins: each is its verb in a thread.
+
+    async def aget(self, name: str) -> Schedule:
+        """`get`, awaited."""
+        return await in_thread(self.get, name)
+
+    async def alist(self, *, tag: str | None = None, source: str | None = None) -> Sequence[Schedule]:
+        """`list`, awaited."""
+        return await in_thread(self.list, tag=tag, source=source)
+
+    async def anext(self, name: str, count: int = 5) -> Sequence[Fire]:
+        """`next`, awaited."""
+        return await in_thread(self.next, name, count)
+
+    async def aupdate(self, name: str, **options: Any) -> Schedule:
+        """`update`, awaited."""
+        return await in_thread(self.update, name, **options)
+
+    async def apause(self, name: str, note: str = "", *, by: str | None = None) -> Schedule:
+        """`pause`, awaited."""
+        return await in_thread(self.pause, name, note, by=by)
+
+    async def aresume(self, name: str) -> Schedule:
+        """`resume`, awaited."""
+        return await in_thread(self.resume, name)
+
+    async def atrigger(self, name: str, *, by: str | None = None) -> JobHandle:
+        """`trigger`, awaited."""
+        return await in_thread(self.trigger, name, by=by)
+
+    async def aremove(self, name: str) -> None:
+        """`remove`, awaited."""
+        await in_thread(self.remove, name)
+
+
+def _soon(schedule: Schedule) -> float | None:
+    return 0.25 if schedule.awaits or schedule.waiting else None
+
+
+def _who(by: str | None) -> str:
+    if by is not None:
+        return by
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        return ""
+
+
+def _refuse_declared(schedule: Schedule) -> None:
+    if schedule.plan.source:
+        raise ScheduleDeclaredError(schedule.name, schedule.plan.where or schedule.plan.source)
+
+
+def _same(one: Plan, other: Plan) -> bool:
+    """Whether two plans are the same but for when an interval was first reckoned from."""
+    return msgspec.structs.replace(one, rule=_bare(one.rule)) == msgspec.structs.replace(other, rule=_bare(other.rule))
+
+
+def _bare(rule: Rule) -> Rule:
+    return Every(rule.seconds, datetime(2000, 1, 1, tzinfo=UTC)) if isinstance(rule, Every) else rule
+
+
+def _with_plan(schedule: Schedule, plan: Plan, now: datetime) -> Schedule:
+    """Return a schedule with another plan: its revision grows, its cursor stays."""
+    if _bare(schedule.plan.rule) == _bare(plan.rule) and schedule.plan.start_at == plan.start_at:
+        plan = msgspec.structs.replace(plan, rule=schedule.plan.rule)
+    if plan == schedule.plan:
+        return schedule
+    after = msgspec.structs.replace(schedule, plan=plan, revision=schedule.revision + 1, changed_at=now)
+    before = schedule.plan
+    if (plan.rule, plan.start_at, plan.end_at) == (before.rule, before.start_at, before.end_at):
+        return after
+    if isinstance(plan.rule, After):
+        next_at = None if after.awaits is not None else (schedule.next_at or schedules.first_look(plan, now))
+    else:
+        begin = now if schedule.cursor_at is None else max(now, schedule.cursor_at)
+        next_at = schedules.first_look(plan, begin)
+        after = msgspec.structs.replace(after, awaits=None)
+    return msgspec.structs.replace(after, next_at=next_at, over=next_at is None and after.awaits is None)
+
+
+def _fires(times: Sequence[datetime], timezone: str) -> list[Fire]:
+    """Return fire times in their zone, with a word about a change of clocks on their day."""
+    zone = zone_of(timezone)
+    told: list[Fire] = []
+    for at in times:
+        local = at.astimezone(zone)
+        midnight = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+        before, after = midnight.utcoffset(), (midnight + timedelta(days=1)).utcoffset()
+        change = ""
+        if before is not None and after is not None and before != after:
+            step = after - before
+            change = f"clocks go {'forward' if step > timedelta() else 'back'} by {abs(step)}".removesuffix(":00")
+        told.append(Fire(local, change))
+    return told
