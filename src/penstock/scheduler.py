@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("penstock.scheduler")
 
 _BATCH = 200
+_TURNS = 100
 _FULL_S = 5.0
 _LOOK_S = (0.25, 10.0)
 """How often the end of a job is looked for that decides the next fire time: a twentieth of what has passed."""
@@ -75,9 +76,10 @@ class LedgerScheduler(Scheduler):
     def tick(self) -> int:
         """See `Scheduler.tick`."""
         made = 0
-        seen: dict[str, int] = {}
-        while found := [r for r in self._ledger.records.due(KIND, _BATCH) if seen.get(r.name) != r.version]:
-            seen |= {record.name: record.version for record in found}
+        turns: Counter[str] = Counter()
+        # More than one turn for what has many fire times to be looked at; never for ever.
+        while found := [r for r in self._ledger.records.due(KIND, _BATCH) if turns[r.name] < _TURNS]:
+            turns.update(record.name for record in found)
             made += self._turn(found)
         return made
 
@@ -246,6 +248,8 @@ class _Turn:
             next_at = None
         if next_at is not None and plan.end_at is not None and next_at > plan.end_at:
             next_at = None
+        if next_at is not None and schedule.cursor_at is not None:
+            next_at = max(next_at, schedule.cursor_at + timedelta(microseconds=1))  # a fire time comes once
         self.schedule = msgspec.structs.replace(schedule, awaits=None, next_at=next_at, over=next_at is None)
         return True
 

@@ -12,6 +12,7 @@ from penstock.core.exceptions import LedgerError
 from penstock.ledger import postgres_schema, redis_server, sqlite_schema, versions
 from penstock.testing.harness import filled, not_here, short_config
 
+NEXT = len(sqlite_schema.MIGRATIONS) + 1
 _ADDS = "ALTER TABLE jobs ADD COLUMN of_the_next_release TEXT DEFAULT 'x'"
 
 
@@ -29,10 +30,9 @@ class NextRelease:
         self._oldest = oldest
 
     def __enter__(self) -> None:
-        number = len(sqlite_schema.MIGRATIONS) + 1
         for schema in (sqlite_schema, postgres_schema):
             self._patch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, lambda: (_ADDS,)))
-        self._patch.setattr(redis_server, "SCHEMA", number)
+        self._patch.setattr(redis_server, "SCHEMA", NEXT)
         self._patch.setattr(versions, "OLDEST", self._oldest)
 
     def __exit__(self, *_exc: object) -> None:
@@ -80,9 +80,9 @@ def test_a_release_works_on_beside_the_next_one_that_only_adds(open_queue):
 
 def test_a_next_release_that_leaves_this_one_out_is_refused_with_both_versions(open_queue):
     open_queue().enqueue(noop)
-    with NextRelease(oldest=2):
+    with NextRelease(oldest=NEXT):
         open_queue().enqueue(noop)
-    with pytest.raises(LedgerError, match=r"newer penstock \(schema 2, this one knows 1\); upgrade"):
+    with pytest.raises(LedgerError, match=rf"newer penstock \(schema {NEXT}, this one knows \d\); upgrade"):
         open_queue().counts()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -29,8 +30,10 @@ CatchUp = Literal["none", "latest", "all"]
 
 ON_TIME_S = 5.0
 """A fire time that is looked at no later than this was not missed: the scheduler was busy, or another one took over."""
-_BATCH = 10_000
-"""Fire times that are looked at in one turn; the rest of a long outage comes in the next."""
+_BATCH = 1_000_000
+"""Fire times that are looked at in one turn: eleven days of one a second. The rest comes in the next turn."""
+_LOOKS_BACK_S = (2, 100, 7_200, 200_000, 3_500_000, 35_000_000, 130_000_000)
+"""How far to look back for the fire time before one: far enough for each common step, and never over many of them."""
 _EVENTS = 50
 _BACKLOG_MAX = 1000
 
@@ -64,7 +67,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     catch_up: CatchUp = "latest"
     catch_up_max: int = 100
     grace_s: float | None = None
-    """How late a fire time may be made into a job; None: the default of its ``catch_up``."""
+    """How late a fire time that was missed may be made into a job; None: there is no limit."""
     jitter_s: float = 0.0
     start_at: datetime | None = None
     end_at: datetime | None = None
@@ -75,13 +78,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where it was declared (``config:/srv/shop``); empty for one that was made by hand."""
     where: str = ""
     """The same for people: a file and a line."""
-
-    @property
-    def patience_s(self) -> float | None:
-        """How late a fire time that was missed may be made into a job, in seconds; None: there is no limit."""
-        if self.grace_s is not None:
-            return self.grace_s
-        return 3600.0 if self.catch_up == "latest" else None
 
 
 class Pause(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -164,33 +160,37 @@ def first_look(plan: Plan, now: datetime) -> datetime | None:
 def look(schedule: Schedule, now: datetime) -> Looked:
     """Decide about every fire time up to ``now``: which become jobs, which are skipped, and when the next one is.
 
-    `Schedule.next_at` is taken as the first. At most some thousands are looked at; while ``next_at`` is not after
-    ``now`` there is more to do.
+    `Schedule.next_at` is taken as the first. A million are looked at, of which the last ones count as the newest; while
+    ``next_at`` is not after ``now`` there is more to do.
     """
     plan = schedule.plan
-    due = list(_due(schedule, now))
-    if not due:
+    kept = {"none": 0, "latest": 1, "all": plan.catch_up_max}[plan.catch_up]
+    missed: deque[datetime] = deque(maxlen=kept)
+    on_time: list[datetime] = []
+    first = last = None
+    count = 0
+    for at in _due(schedule, now):
+        first, last, count = first or at, at, count + 1
+        late_s = (now - at).total_seconds()
+        if late_s <= ON_TIME_S:
+            on_time.append(at)
+        elif plan.grace_s is None or late_s <= plan.grace_s:
+            missed.append(at)
+    if last is None:
+        if schedule.next_at is not None and schedule.next_at <= now:  # all of them have been dealt with
+            schedule = msgspec.structs.replace(schedule, next_at=_next(plan, now))
         return Looked((), schedule)
-    last = due[-1]
     more = _next(plan, last)
-    missed = [at for at in due if (now - at).total_seconds() > ON_TIME_S]
-    on_time = due[len(missed) :]
-    if plan.patience_s is not None:
-        missed = [at for at in missed if (now - at).total_seconds() <= plan.patience_s]
-    if plan.catch_up == "all":
-        missed = missed[-plan.catch_up_max :]
-    else:
-        # One that is looked at later, in the next turn, is later still.
-        newest = plan.catch_up == "latest" and not on_time and (more is None or more > now)
-        missed = missed[-1:] if newest else []
+    if (plan.catch_up == "latest" and on_time) or (more is not None and more <= now):
+        missed.clear()  # there are later ones, here or in the next turn
     fires = [*missed, *on_time]
     if plan.max_fires is not None:
         fires = fires[: max(0, plan.max_fires - schedule.fired)]
         if schedule.fired + len(fires) >= plan.max_fires:
             more = None
     after = msgspec.structs.replace(schedule, cursor_at=last, next_at=more, over=more is None and not _follows(plan))
-    if late := len(due) - len(fires):
-        after = after.told(TickEvent(at=now, what="skipped: late", fire_at=due[0], count=late))
+    if late := count - len(fires):
+        after = after.told(TickEvent(at=now, what="skipped: late", fire_at=first, count=late))
     return Looked(tuple(fires), after)
 
 
@@ -243,8 +243,8 @@ def interval_of(plan: Plan, fire_at: datetime) -> tuple[datetime, datetime]:
     if isinstance(rule, Every):
         return fire_at - timedelta(seconds=rule.seconds), fire_at
     if isinstance(rule, Cron):
-        for days in (1 / 24, 1, 8, 32, 367, 1500):
-            before = rule.next_after(fire_at - timedelta(days=days))
+        for back_s in _LOOKS_BACK_S:
+            before = rule.next_after(fire_at - timedelta(seconds=back_s))
             while before is not None and before < fire_at:
                 following = rule.next_after(before)
                 if following is None or following >= fire_at:

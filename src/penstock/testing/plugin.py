@@ -1,4 +1,4 @@
-"""The pytest plugin: fixtures ``job_queue`` and ``job_worker`` for the tests of whoever uses penstock.
+"""The pytest plugin: ``job_queue``, ``job_worker`` and ``frozen_scheduler``, for the tests of whoever uses penstock.
 
 It is loaded in every pytest run of every project that has penstock installed, so it imports nothing at the top.
 """
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from penstock.client import JobQueue
+    from penstock.testing.frozen import FrozenScheduler
     from penstock.worker import Worker
 
 _SUITE = "penstock.testing.conformance"
@@ -68,5 +69,32 @@ def job_worker(tmp_path: Path) -> Iterator[Worker]:
         try:
             with queue.worker() as worker:
                 yield worker
+        finally:
+            JobQueue.set_default(None)
+
+
+@pytest.fixture
+def frozen_scheduler(tmp_path: Path) -> Iterator[FrozenScheduler]:
+    """A scheduler on a clock that stands still: ``frozen_scheduler.at("2026-10-25T00:00").advance("24h")``.
+
+    It has the tasks and schedules of the project around the current folder, and those that are made on its ``queue``.
+    Jobs run in the test's own process; everything is forgotten after the test.
+    """
+    from datetime import UTC, datetime
+
+    from msgspec.structs import replace
+
+    from penstock.client import JobQueue
+    from penstock.ledger.memory import MemoryLedger
+    from penstock.settings import load
+    from penstock.testing.frozen import FrozenScheduler, VirtualClock
+
+    clock = VirtualClock(datetime.now(UTC).replace(microsecond=0))
+    project = load()
+    config = replace(project.config, backend="inline://", ledger="memory://", results=str(tmp_path / "results"))
+    with JobQueue(config=config, root=project.root, ledger=MemoryLedger(clock=clock)) as queue:
+        JobQueue.set_default(queue)
+        try:
+            yield FrozenScheduler(queue, clock)
         finally:
             JobQueue.set_default(None)
