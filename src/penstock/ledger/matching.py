@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from penstock.job.lifecycle import shown_state
+from penstock.job.lifecycle import State, shown_state
 from penstock.job.models import Job, JobQuery
 
 
@@ -28,3 +29,15 @@ def fits(job: Job, query: JobQuery, name: re.Pattern[str] | None, now: datetime)
         and (query.since is None or job.created_at >= query.since)
         and (query.before is None or job.id < query.before)
     )
+
+
+_SHOWN_AS: Mapping[State, frozenset[str]] = {
+    State.QUEUED: frozenset({"scheduled", "queued", "blocked", "retrying"}),
+    State.RUNNING: frozenset({"running", "cancelling", "overdue"}),
+    **{state: frozenset({state.value}) for state in (State.SUCCEEDED, State.FAILED, State.CANCELLED)},
+}
+
+
+def stored(shown: Sequence[str]) -> set[State]:
+    """Return the stored states of jobs that are shown in these."""
+    return {state for state, as_shown in _SHOWN_AS.items() if not as_shown.isdisjoint(shown)}

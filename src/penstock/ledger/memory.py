@@ -218,7 +218,12 @@ class MemoryLedger(Ledger):
         rows.check_shown(query.states)
         with self._lock:
             store, now = self._store(), self.now()
-            found = (store.jobs[job_id] for job_id in sorted(store.jobs, reverse=True))
+            ids = (
+                store.jobs
+                if not query.states
+                else [at for state in matching.stored(query.states) for at in store.by_state[state]]
+            )
+            found = (store.jobs[job_id] for job_id in sorted(ids, reverse=True))
             name = None if query.name is None else matching.glob(query.name)
             fitting = (job for job in found if matching.fits(job, query, name, now))
             return list(itertools.islice(fitting, query.limit))
