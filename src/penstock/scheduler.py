@@ -113,7 +113,7 @@ class LedgerScheduler(Scheduler):
         wanted = [(turn, at) for turn in turns for at in turn.fires]
         if not wanted:
             return 0
-        intents = [intent_of(turn.schedule, at) for turn, at in wanted]
+        intents = [intent_of(turn.schedule, at, near=turn.cursor_at) for turn, at in wanted]
         try:
             answers = self._submit(intents)
         except QueueFullError:
@@ -176,6 +176,7 @@ class _Turn:
     def __init__(self, record: Record, schedule: Schedule, now: datetime) -> None:
         self.record = record
         self.schedule = schedule
+        self.cursor_at = schedule.cursor_at
         self.now = now
         self.fires: list[datetime] = []
         self.to_cancel: list[Job] = []
@@ -286,10 +287,10 @@ def change_of(seen: Record | None, schedule: Schedule, now: datetime, *, again_s
     return Change(kind=KIND, name=schedule.name, seen=seen.version if seen else 0, body=body, due_at=due_at)
 
 
-def intent_of(schedule: Schedule, fire_at: datetime, *, manual: bool = False) -> Intent:
-    """Make the job of one fire time."""
+def intent_of(schedule: Schedule, fire_at: datetime, *, near: datetime | None = None, manual: bool = False) -> Intent:
+    """Make the job of one fire time; ``near`` is what may be the one before."""
     plan, template = schedule.plan, schedule.plan.template
-    starts, _ = interval = schedules.interval_of(plan, fire_at)
+    starts, _ = interval = schedules.interval_of(plan, fire_at, near)
     spec = templates.filled(
         template.spec, schedule=schedule.name, fire_at=fire_at, interval=interval, timezone=plan.timezone
     )

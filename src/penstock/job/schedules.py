@@ -237,12 +237,17 @@ def upcoming(schedule: Schedule, now: datetime, count: int) -> list[datetime]:
     return found
 
 
-def interval_of(plan: Plan, fire_at: datetime) -> tuple[datetime, datetime]:
-    """Return the data interval of a fire time: from the fire time before it, whether or not that made a job, to it."""
+def interval_of(plan: Plan, fire_at: datetime, near: datetime | None = None) -> tuple[datetime, datetime]:
+    """Return the data interval of a fire time: from the fire time before it, whether or not that made a job, to it.
+
+    ``near`` is tried first: mostly it is the one before.
+    """
     rule = plan.rule
     if isinstance(rule, Every):
         return fire_at - timedelta(seconds=rule.seconds), fire_at
     if isinstance(rule, Cron):
+        if near is not None and near < fire_at and rule.next_after(near) == fire_at and _fires_at(rule, near):
+            return near, fire_at
         for back_s in _LOOKS_BACK_S:
             before = rule.next_after(fire_at - timedelta(seconds=back_s))
             while before is not None and before < fire_at:
@@ -251,6 +256,10 @@ def interval_of(plan: Plan, fire_at: datetime) -> tuple[datetime, datetime]:
                     return before, fire_at
                 before = following
     return fire_at, fire_at
+
+
+def _fires_at(rule: Cron, at: datetime) -> bool:
+    return rule.next_after(at - timedelta(microseconds=1)) == at
 
 
 def tick_key(name: str, fire_at: datetime) -> str:
