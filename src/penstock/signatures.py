@@ -13,6 +13,7 @@ from typing import Any, cast
 import msgspec
 import msgspec.inspect
 
+from penstock import templates
 from penstock.core.exceptions import ArgumentsError, PayloadError
 from penstock.core.secrets import is_secret_name
 from penstock.core.typed import prepared
@@ -116,9 +117,13 @@ class Plan:
                 f"annotate it ({name}: bytes) and it arrives as it is"
             )
         if convert is not None and not isinstance(value, Ref):
+            plain = value
             try:
-                convert(msgspec.to_builtins(value, enc_hook=plain_or_raise, str_keys=True))
+                plain = msgspec.to_builtins(value, enc_hook=plain_or_raise, str_keys=True)
+                convert(plain)
             except (msgspec.ValidationError, ValueError, TypeError) as error:
+                if _is_template_for(convert, plain):
+                    return
                 raise ArgumentsError(f"task {self._name}: parameter {name!r}: {error}") from None
 
     def _restore(self, place: int | str, value: Any) -> Any:
@@ -142,6 +147,17 @@ class Plan:
                 names = list(self._signature.parameters)
                 name = names[place] if place < len(self._positional) else f"{self._var_positional}[{place}]"
             raise ArgumentsError(f"task {self._name}: parameter {name!r}: {error}") from None
+
+
+def _is_template_for(convert: Convert, value: Any) -> bool:
+    """Whether a value is what a schedule fills in at each fire time, and fits then."""
+    sample = templates.sampled(value)
+    if sample == value:
+        return False
+    with suppress(msgspec.ValidationError, ValueError, TypeError):
+        convert(sample)
+        return True
+    return False
 
 
 _plans: dict[Callable[..., Any], Plan] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -51,18 +51,25 @@ def filled(spec: str, *, schedule: str, fire_at: datetime, interval: tuple[datet
         return spec.encode()
     zone = zone_of(timezone)
     times = dict(zip(_INSTANTS, (fire_at, *interval), strict=True))
-    values = {
-        f"{name}{part}": write(at.astimezone(zone)) for name, at in times.items() for part, write in _PARTS.items()
-    }
-    values["schedule.name"] = schedule
+    values = _values({name: at.astimezone(zone) for name, at in times.items()}, schedule)
+    return msgspec.json.encode(_fill(msgspec.json.decode(spec), values))
 
-    def fill(value: Any) -> Any:
-        if isinstance(value, str):
-            return _TEMPLATE.sub(lambda found: values.get(found[1], found[0]), value)
-        if isinstance(value, list):
-            return [fill(one) for one in cast("list[Any]", value)]
-        if isinstance(value, dict):
-            return {name: fill(one) for name, one in cast("dict[str, Any]", value).items()}
-        return value
 
-    return msgspec.json.encode(fill(msgspec.json.decode(spec)))
+def sampled(value: Any) -> Any:
+    """Return plain data with our templates filled in for some day: what a check of types is made with."""
+    return _fill(value, _values(dict.fromkeys(_INSTANTS, datetime(2000, 1, 1, tzinfo=UTC)), "schedule"))
+
+
+def _values(times: Mapping[str, datetime], schedule: str) -> dict[str, str]:
+    written = {f"{name}{part}": write(at) for name, at in times.items() for part, write in _PARTS.items()}
+    return {**written, "schedule.name": schedule}
+
+
+def _fill(value: Any, values: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        return _TEMPLATE.sub(lambda found: values.get(found[1], found[0]), value)
+    if isinstance(value, list):
+        return [_fill(one, values) for one in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        return {name: _fill(one, values) for name, one in cast("dict[str, Any]", value).items()}
+    return value
