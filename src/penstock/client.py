@@ -319,7 +319,7 @@ class JobQueue(Rooms):
         burst: bool = False,
         max_jobs: int | None = None,
         connect_timeout: str | float = 0,
-        scheduler: bool = True,
+        scheduler: bool | None = None,
     ) -> Worker:
         """Return a worker: run it (`Worker.run`), or use it as a context manager to work in the background."""
         from penstock.worker import Worker

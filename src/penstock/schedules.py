@@ -180,7 +180,7 @@ class Schedules:
         (made,) = record(self._queue, [scheduler.intent_of(schedule, now, manual=True)])
         job = self._queue.job(made.job.id)
 
-        def change(schedule: Schedule, now: datetime) -> Schedule:
+        def change(schedule: Schedule, _now: datetime) -> Schedule:
             after = schedule.told(TickEvent(at=now, what="manual", fire_at=now, job_id=job.id))
             if isinstance(schedule.plan.rule, After):
                 after = msgspec.structs.replace(after, awaits=job.id, next_at=None, over=False)

@@ -150,7 +150,8 @@ class Plan:
 
 
 def _is_template_for(convert: Convert, value: Any) -> bool:
-    """Whether a value is what a schedule fills in at each fire time, and fits then."""
+    """Whether a value is what a schedule fills in at each fire time, and fits then. Refuses as `templates.check`."""
+    templates.check(repr(value))
     sample = templates.sampled(value)
     if sample == value:
         return False

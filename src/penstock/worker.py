@@ -69,7 +69,7 @@ class Worker:
         max_jobs: int | None = None,
         echo: bool = False,
         connect_timeout: str | float = 0,
-        scheduler: bool = True,
+        scheduler: bool | None = None,
     ) -> None:
         """Set a worker up; nothing runs yet, nothing is connected.
 
@@ -81,7 +81,7 @@ class Worker:
             max_jobs: return after that many claimed jobs.
             echo: also write what inline bodies print and log to this process's stderr.
             connect_timeout: for how long an engine or a ledger that does not answer is tried again at the start.
-            scheduler: also make the jobs of schedules, as all workers do; a burst never does.
+            scheduler: also make the jobs of schedules; default: as configured. A burst never does.
         """
         config = queue.config
         self.queue = queue
@@ -93,7 +93,7 @@ class Worker:
         self._cancel_grace_s = seconds(config.lease.cancel_grace)
         self._connect_timeout_s = seconds(connect_timeout)
         self._echo = echo
-        self._schedules = scheduler and not burst
+        self._schedules = (config.worker.scheduler if scheduler is None else scheduler) and not burst
         self.vitals = Vitals(
             owner=queue.owner,
             queues=self.queues,

@@ -48,6 +48,25 @@ COMMANDS = (
         "cancel", "penstock.cli.change:cancel", "Submit", "Cancel jobs, or stop those that run", "REF... [OPTIONS]"
     ),
     Command("worker", "penstock.cli.work:worker", "Work", "Work jobs off until told to stop", "[QUEUE...] [OPTIONS]"),
+    Command("scheduler", "penstock.cli.scheduling:scheduler", "Work", "Make the jobs of schedules, run none"),
+    Command("schedules", "penstock.cli.schedules:schedules", "Schedule", "List what makes jobs by itself"),
+    Command(
+        "schedules add",
+        "penstock.cli.schedules:add",
+        "Schedule",
+        "Run a task, a pipeline or a command by a rule",
+        "WHAT RULE [KEY=VALUE...] [OPTIONS]  |  RULE [OPTIONS] -- COMMAND [ARGS...]",
+    ),
+    Command("schedules update", "penstock.cli.schedules:update", "Schedule", "Change one", "NAME [RULE] [OPTIONS]"),
+    Command("schedules rm", "penstock.cli.schedules:remove", "Schedule", "Take some away", "NAME... [OPTIONS]"),
+    Command(
+        "schedules pause", "penstock.cli.schedules:pause", "Schedule", "Let some make no jobs", "NAME... [OPTIONS]"
+    ),
+    Command("schedules resume", "penstock.cli.schedules:resume", "Schedule", "Let them go on", "NAME... [OPTIONS]"),
+    Command("schedules run", "penstock.cli.schedules:trigger", "Schedule", "Make a job of one now", "NAME [OPTIONS]"),
+    Command("schedules next", "penstock.cli.schedules:upcoming", "Schedule", "Print fire times", "NAME [OPTIONS]"),
+    Command("schedules show", "penstock.cli.schedules:show_one", "Schedule", "Show all of one", "NAME [OPTIONS]"),
+    Command("schedules explain", "penstock.cli.schedules:explain", "Schedule", "Say a rule in words", "RULE [OPTIONS]"),
     Command("jobs", "penstock.cli.lists:jobs", "Look", "List submitted jobs, newest first"),
     Command("status", "penstock.cli.look:status", "Look", "Show one job: attempts, nodes, error", "REF [OPTIONS]"),
     Command("result", "penstock.cli.look:result", "Look", "Print what a job returned", "REF [OPTIONS]"),
@@ -94,7 +113,9 @@ def help_page(*, color: bool) -> str:
     ]
     for group in dict.fromkeys(command.group for command in COMMANDS):
         lines += ["", bold(group)]
-        lines += [f"  {cyan(f'{c.name:<12}')} {c.help}" for c in COMMANDS if c.group == group]
+        named = [command for command in COMMANDS if command.group == group]
+        width = max(12, *(len(command.name) for command in named))
+        lines += [f"  {cyan(f'{c.name:<{width}}')} {c.help}" for c in named]
     lines += ["", bold("Everywhere")]
     lines += [f"  {cyan(f'{option:<21}')} {told}" for option, told in GLOBALS]
     lines += ["", REF]

@@ -16,7 +16,9 @@ from penstock.cli.commands import COMMANDS
 from penstock.cli.failures import UsageError
 
 _EVERYWHERE = Group("Everywhere", sort_key=100)
-_TAKES_ARGV = frozenset({"enqueue", "run"})
+_TAKES_ARGV = (("enqueue",), ("run",), ("schedules", "add"))
+_LIST = "list"
+"""What a group of commands does that is called without one: ``penstock schedules``."""
 
 
 def _global(*names: str, count: bool = False) -> Parameter:
@@ -36,15 +38,34 @@ def build() -> App:
     groups: dict[str, App] = {}
     for command in COMMANDS:
         first, _, second = command.name.partition(" ")
-        if not second:
-            usage = f"Usage: penstock {command.name} {command.usage}"
+        usage = f"Usage: penstock {command.name} {command.usage}"
+        if first not in _grouped():
             app.command(command.target, name=first, usage=usage, help_format="plaintext")
             continue
         if first not in groups:
-            groups[first] = App(name=first, help=command.help, help_format="plaintext")
+            told = f"Usage: penstock {first} {'COMMAND' if second else '[COMMAND]'} [OPTIONS]"
+            groups[first] = App(name=first, help=_told_of(first), usage=told, help_format="markdown")
             app.command(groups[first])
-        groups[first].command(command.target, name=second, help_format="plaintext")
+        groups[first].command(command.target, name=second or _LIST, usage=usage, help_format="plaintext", show=False)
     return app
+
+
+def _grouped() -> frozenset[str]:
+    return frozenset(command.name.partition(" ")[0] for command in COMMANDS if " " in command.name)
+
+
+def _told_of(group: str) -> str:
+    """List the commands of a group: the parser cannot, before it has imported them."""
+    named = [command for command in COMMANDS if command.name.partition(" ")[0] == group]
+    return "\n\n".join(f"- **{command.name}**: {command.help}" for command in named)
+
+
+def _completed(tokens: Sequence[str]) -> list[str]:
+    """Name the command that is meant where a group is called with options alone."""
+    if not tokens or tokens[0] not in _grouped() or all(command.name != tokens[0] for command in COMMANDS):
+        return list(tokens)
+    alone = all(token.startswith("-") for token in tokens[1:2]) and not {"--help", "-h"} & set(tokens[1:])
+    return [tokens[0], _LIST, *tokens[1:]] if alone else list(tokens)
 
 
 def dispatch(words: Sequence[str]) -> int:
@@ -103,9 +124,10 @@ def _run(app: App, words: list[str], argv: tuple[str, ...] | None) -> int:
             quiet: Say only what was asked for
             no_color: No colours (also: NO_COLOR, or a pipe)
         """
-        if argv is not None and (not tokens or tokens[0] not in _TAKES_ARGV):
-            raise UsageError("only `penstock enqueue -- COMMAND` and `penstock run -- COMMAND` take what follows `--`")
-        command, bound, ignored = app.parse_args(tokens, exit_on_error=False, print_error=False)
+        if argv is not None and not any(tokens[: len(taker)] == taker for taker in _TAKES_ARGV):
+            known = ", ".join(f"`penstock {' '.join(taker)} -- COMMAND`" for taker in _TAKES_ARGV)
+            raise UsageError(f"only {known} take what follows `--`")
+        command, bound, ignored = app.parse_args(_completed(tokens), exit_on_error=False, print_error=False)
         if "session" not in ignored:
             return _code(command(*bound.args, **bound.kwargs))  # the parser's own: --help, --version
         from penstock.cli.session import Session

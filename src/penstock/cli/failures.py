@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import traceback
 from typing import TextIO
@@ -38,6 +39,8 @@ CODES: tuple[tuple[type[BaseException], int, str], ...] = (
     (errors.UnknownTaskError, USAGE, "penstock tasks"),
     (errors.UnknownPipelineError, USAGE, "penstock tasks"),
     (errors.InvalidJobError, USAGE, ""),
+    (errors.ScheduleDeclaredError, USAGE, "penstock schedules show {schedule}"),
+    (errors.ScheduleNotFoundError, NOT_FOUND, "penstock schedules"),
     (errors.TransitionRefusedError, USAGE, "penstock status {job_id}"),
     (errors.BackendNotInstalledError, CONFIG, ""),
     (errors.UnknownBackendError, CONFIG, "penstock backends"),
@@ -66,10 +69,11 @@ def hint(error: BaseException) -> str:
         chain = " ".join(error.command_chain or ())
         return f"penstock {chain} --help".replace("  ", " ")
     told = next((hint for cls, _, hint in CODES if isinstance(error, cls)), "penstock -v ... shows the traceback")
-    if "{job_id}" not in told:
-        return told
-    job_id = getattr(error, "job_id", None)
-    return told.format(job_id=job_id) if job_id else ""
+    for word, attribute in (("{job_id}", "job_id"), ("{schedule}", "name")):
+        if word in told:
+            value = getattr(error, attribute, None)
+            return told.replace(word, shlex.quote(value)) if value else ""
+    return told
 
 
 def tell(error: BaseException, *, as_json: bool, verbose: bool, to: TextIO | None = None) -> int:

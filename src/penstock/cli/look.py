@@ -12,6 +12,7 @@ from penstock.cli import refs, show, watch
 from penstock.cli.failures import JOB_FAILED, OK
 from penstock.cli.session import Session
 from penstock.core.exceptions import JobCancelledError, JobFailedError, ResultTimeoutError
+from penstock.job import schedules
 from penstock.job.lifecycle import State
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def _facts(job: Job, now: datetime) -> list[tuple[str, str]]:
         facts.append(("due", f"{show.ago(job.scheduled_at, now)}  {show.iso(job.scheduled_at)}"))
     if told := show.took(job, now):
         facts.append(("took", told))
+    facts.extend(_of_schedule(job))
     if job.held or job.note:
         facts.append(("waits", job.held or job.note or ""))
     if job.owner and job.state is State.RUNNING:
@@ -96,6 +98,17 @@ def _facts(job: Job, now: datetime) -> list[tuple[str, str]]:
     optional = {"key": job.key, "tags": ", ".join(job.tags), "again of": job.parent_id, "reason": job.reason}
     facts.extend((name, told) for name, told in optional.items() if told)
     return facts
+
+
+def _of_schedule(job: Job) -> list[tuple[str, str]]:
+    """Say which schedule has made a job, and for which fire time."""
+    told = job.metadata
+    if not (name := told.get(schedules.SCHEDULE)):
+        return []
+    how = "manual" if schedules.MANUAL in told else "backfill" if schedules.BACKFILL in told else ""
+    times = [("fire time", told.get(schedules.FIRE_AT)), ("interval from", told.get(schedules.INTERVAL_START))]
+    facts = [("schedule", f"{name}, {how}" if how else name)]
+    return facts + [(what, at.replace("+00:00", "Z")) for what, at in times if at]
 
 
 def _lost(job: Job) -> str:
@@ -108,6 +121,8 @@ def _plain(session: Session, job: Job, attempts: list[Attempt], nodes: list[Node
     values["note"] = show.error_line(job) or values["note"]
     for name, value in values.items():
         session.write(f"{name}\t{' '.join(value.split())}")
+    for name, told in _of_schedule(job):
+        session.write(f"{name}\t{told}")
     if job.nodes_total is not None:
         session.write(f"nodes\t{job.nodes_done or 0}/{job.nodes_total}")
     for node in nodes:

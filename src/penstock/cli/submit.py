@@ -102,7 +102,7 @@ def enqueue(
     with opened.captured(echo=session.verbose > 0):
         handle = opened.enqueue(call)
     if not (wait or follow):
-        _print_submitted(session, opened, handle)
+        print_submitted(session, opened, handle)
         return OK
     return watch.until_final(session, opened, handle, timeout_s=wait_s, follow=follow)
 
@@ -226,7 +226,8 @@ def _refuse_unknown(queue: JobQueue, name: str, *, pipeline: bool) -> None:
     raise error
 
 
-def _print_submitted(session: Session, queue: JobQueue, handle: JobHandle) -> None:
+def print_submitted(session: Session, queue: JobQueue, handle: JobHandle) -> None:
+    """Print what was submitted: its id alone in a pipe."""
     now = queue.now()
     if session.json:
         from penstock.cli import show

@@ -44,6 +44,7 @@ def worker(
     connect_timeout: Annotated[str | None, _OPTION] = None,
     health_port: Annotated[int | None, _OPTION] = None,
     health_host: Annotated[str | None, _OPTION] = None,
+    scheduler: Annotated[bool | None, Parameter(show_default=False)] = None,
     session: Annotated[Session, Parameter(parse=False)],
 ) -> int:
     """Work jobs off until told to stop.
@@ -63,6 +64,7 @@ def worker(
         connect_timeout: For how long to try again when engine or ledger do not answer at the start; 0: not at all.
         health_port: Answer GET /live and GET /ready there, for probes; 0: any free port, which is told.
         health_host: The address of that port; default: 127.0.0.1. It asks for no password.
+        scheduler: Also make the jobs of schedules; default: as configured, which is yes.
         session: Handed in by the parser.
     """
     for option, number in (("--concurrency", concurrency), ("--max-jobs", max_jobs), ("--processes", processes)):
@@ -71,7 +73,7 @@ def worker(
     if health_port is not None and not 0 <= health_port <= 65_535:
         raise UsageError(f"--health-port takes a number from 0 to 65535, not {health_port}")
     config = _config(session, {"--grace": grace, "--connect-timeout": connect_timeout})
-    config = _replaced(config, health_port=health_port, health_host=health_host)
+    config = _replaced(config, health_port=health_port, health_host=health_host, scheduler=scheduler)
     count = processes or config.worker.processes
     if count > 1:
         arguments = [*queue, *_repeated("--queues", queues), *_repeated("--tasks", tasks)]
@@ -80,6 +82,7 @@ def worker(
             "--health-port": health_port,
         }  # fmt: skip
         arguments += [f"{name}={value}" for name, value in options.items() if value is not None]
+        arguments += [] if scheduler is None else ["--scheduler" if scheduler else "--no-scheduler"]
         return _several(session, config, count, arguments, burst=burst, max_jobs=max_jobs)
     from penstock.tether import Tether
     from penstock.worker import EXIT_FORCED, Worker

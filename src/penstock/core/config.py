@@ -57,6 +57,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How long a loop may not turn, a broker or ledger not answer, a message wait untaken, before it counts as ill."""
     max_jobs_per_child: int = 100
     """A warm child is replaced after that many jobs."""
+    scheduler: bool = True
+    """Whether a worker also makes the jobs of schedules; any number may, and one that runs alone will do."""
 
 
 class LeaseConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -20,8 +20,8 @@ KIND = "schedule"
 
 NAME = re.compile(r"[A-Za-z0-9_.:\-/ \[\]<>]{1,200}", re.ASCII)
 
-SCHEDULE, FIRE_AT, INTERVAL_START, MANUAL, FOLLOWS = (
-    f"penstock.{name}" for name in ("schedule", "fire_at", "interval_start", "manual", "follows")
+SCHEDULE, FIRE_AT, INTERVAL_START, MANUAL, FOLLOWS, BACKFILL = (
+    f"penstock.{name}" for name in ("schedule", "fire_at", "interval_start", "manual", "follows", "backfill")
 )
 """What the metadata of a scheduled job tells of where it comes from."""
 
