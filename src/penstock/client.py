@@ -23,8 +23,9 @@ from penstock.submission import PublishWarning, record
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-    from datetime import datetime
+    from datetime import date, datetime
 
+    from penstock.backfill import Counts
     from penstock.core.base import Ledger
     from penstock.job.schedules import Schedule
     from penstock.worker import Worker
@@ -226,6 +227,21 @@ class JobQueue(Rooms):
         """Take a schedule away; its jobs stay. Raises `ScheduleNotFoundError`, `ScheduleDeclaredError`."""
         self.schedules.remove(name)
 
+    def backfill(self, what: Any, /, *, start: str | date, end: str | date, **said: Any) -> Counts:
+        """Make the jobs of a schedule's past fire times, and wait for them; see `penstock.backfill.prepare`.
+
+        A fire time whose job has succeeded is left alone. ``max_active`` (4) bounds how many are live, ``rerun`` says
+        what is run (``failed``, ``missing``; both), ``dry_run=True`` only counts, ``tell`` is called with each step.
+        A task or pipeline without a schedule takes a rule (``cron``, ``every``), ``inputs``, and job options.
+
+        Raises:
+            ScheduleNotFoundError: there is no such schedule.
+            InvalidJobError: the span, the rule, an option or the input is wrong; nothing was written.
+        """
+        from penstock.backfill import backfill
+
+        return backfill(self, what, start=start, end=end, **said)
+
     def resubmit(self, job: Job) -> JobHandle:
         """Submit a job's input again as a new job; see `JobHandle.retry`. Raises `InvalidJobError` for a forged one."""
         self.signer.check(job)
@@ -369,6 +385,10 @@ class JobQueue(Rooms):
     async def aunschedule(self, name: str) -> None:
         """`unschedule`, awaited."""
         return await in_thread(self.unschedule, name)
+
+    async def abackfill(self, what: Any, /, *, start: str | date, end: str | date, **said: Any) -> Counts:
+        """`backfill`, awaited."""
+        return await in_thread(self.backfill, what, start=start, end=end, **said)
 
     async def astore(self, value: Any, *, name: str = "input") -> Ref:
         """`store`, awaited."""

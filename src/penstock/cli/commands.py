@@ -67,6 +67,13 @@ COMMANDS = (
     Command("schedules next", "penstock.cli.schedules:upcoming", "Schedule", "Print fire times", "NAME [OPTIONS]"),
     Command("schedules show", "penstock.cli.schedules:show_one", "Schedule", "Show all of one", "NAME [OPTIONS]"),
     Command("schedules explain", "penstock.cli.schedules:explain", "Schedule", "Say a rule in words", "RULE [OPTIONS]"),
+    Command(
+        "backfill",
+        "penstock.cli.filling:backfill",
+        "Schedule",
+        "Make the jobs of past fire times",
+        "NAME [KEY=VALUE...] --from TIME --to TIME [OPTIONS]",
+    ),
     Command("jobs", "penstock.cli.lists:jobs", "Look", "List submitted jobs, newest first"),
     Command("status", "penstock.cli.look:status", "Look", "Show one job: attempts, nodes, error", "REF [OPTIONS]"),
     Command("result", "penstock.cli.look:result", "Look", "Print what a job returned", "REF [OPTIONS]"),

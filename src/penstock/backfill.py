@@ -1,0 +1,384 @@
+"""Backfill: the jobs of fire times that are past, a few at a time; what has succeeded is not run again.
+
+Where a backfill stands is written nowhere but in its jobs, each under the name of its fire time: it may be killed and
+started again, or run twice at once, and goes on with what failed or is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from penstock import calls, declared, scheduler
+from penstock.core.exceptions import InvalidScheduleError, JobNotFoundError, QueueFullError, ScheduleNotFoundError
+from penstock.core.triggers import At, Cron, Every, zone_of
+from penstock.job.lifecycle import State
+from penstock.job.models import Intent, Job, JobQuery, Outcome
+from penstock.job.rules import Rule, parse_instant
+from penstock.job.schedules import BACKFILL, FIRE_AT, MANUAL, SCHEDULE, Plan, Schedule
+from penstock.sources.decorators import Call
+from penstock.submission import record
+
+if TYPE_CHECKING:
+    from penstock.client import JobQueue
+
+RERUN = ("failed", "missing")
+MOST = 100_000
+"""Fire times that one backfill may have."""
+
+_PAGE = 500
+_POLL_S = (0.01, 0.25)
+_FULL_S = 1.0
+
+
+class Did(StrEnum):
+    """What an event of a backfill tells of."""
+
+    PLANNED = "planned"
+    STARTED = "started"
+    """A job was made."""
+    FOUND = "found"
+    """A job was there already and is not final: it is waited for, and counts as one of those at once."""
+    ENDED = "ended"
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """How many fire times there are, and what became of them."""
+
+    fire_times: int
+    ahead: int = 0
+    """Left out: they have not come yet, and are the schedule's own."""
+    done: int = 0
+    """Had succeeded before."""
+    failed_before: int = 0
+    missing: int = 0
+    live: int = 0
+    """Had a job that was not final."""
+    succeeded: int = 0
+    failed: int = 0
+    """Failed or were cancelled now."""
+    gone: int = 0
+    """Were purged before anybody looked: ``history.keep_succeeded`` is that short."""
+    left: int = 0
+    """Not run, as ``rerun`` says."""
+
+    @property
+    def ended(self) -> int:
+        """How many ended while it ran."""
+        return self.succeeded + self.failed + self.gone
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of a backfill."""
+
+    did: Did
+    counts: Counts
+    fire_at: datetime | None = None
+    job: Job | None = None
+
+
+class _Seen:
+    """What the ledger knows of one fire time."""
+
+    __slots__ = ("live", "succeeded", "tries")
+
+    def __init__(self) -> None:
+        self.tries = 0
+        self.succeeded = False
+        self.live: Job | None = None
+
+    def add(self, job: Job) -> None:
+        self.tries += 1
+        self.succeeded = self.succeeded or job.state is State.SUCCEEDED
+        if not job.state.final:
+            self.live = job
+
+
+class Backfill:
+    """The jobs of one schedule's fire times within a span."""
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        schedule: Schedule,
+        times: Sequence[datetime],
+        *,
+        ahead: int = 0,
+        max_active: int = 4,
+        rerun: Collection[str] = RERUN,
+    ) -> None:
+        """See `prepare`, which makes one from what a user says."""
+        self.schedule = schedule
+        self.times = times
+        self._queue = queue
+        self._max_active = max_active
+        seen = self._look()
+        self._tries = {at: known.tries for at, known in seen.items()}
+        self._found = {at: known.live for at, known in seen.items() if known.live is not None}
+        done = {at for at, known in seen.items() if known.succeeded}
+        open_times = [at for at in times if at not in done and at not in self._found]
+        failed = [at for at in open_times if at in seen]
+        wanted = {"failed": set(failed), "missing": set(open_times) - set(failed)}
+        chosen = set[datetime]().union(*(wanted[kind] for kind in rerun))
+        self.todo = tuple(at for at in open_times if at in chosen)
+        self.counts = Counts(
+            fire_times=len(times), ahead=ahead, done=len(done - set(self._found)), failed_before=len(failed),
+            missing=len(wanted["missing"]), live=len(self._found), left=len(open_times) - len(self.todo),
+        )  # fmt: skip
+
+    def run(self, tell: Callable[[Event], None] | None = None) -> Counts:
+        """Make the jobs, never more than ``max_active`` of them live, and return when all are final.
+
+        ``tell`` is called with each step. Somebody else has to work the jobs off, unless the engine is ``inline://``.
+
+        Raises:
+            BackendError, LedgerError: what was made goes on, and is found by the next backfill of the same span.
+        """
+        tell = tell or (lambda event: None)
+        tell(Event(did=Did.PLANNED, counts=self.counts))
+        live: dict[datetime, Job] = {}
+        todo = deque(self.todo)
+        for at, job in self._found.items():
+            live[at] = job
+            tell(Event(did=Did.FOUND, counts=self.counts, fire_at=at, job=job))
+        pause_s = _POLL_S[0]
+        while todo or live:
+            moved = False
+            room = self._max_active - len(live)
+            for at, job, made in self._make([todo.popleft() for _ in range(min(room, len(todo)))], todo):
+                moved, live[at] = True, job
+                tell(Event(did=Did.STARTED if made else Did.FOUND, counts=self.counts, fire_at=at, job=job))
+            if self._queue.gateway.in_process:
+                self._queue.sweeper.publish_due()
+            for at, job in [(at, self._newest(job)) for at, job in live.items()]:
+                if job is None or job.state.final:
+                    moved = True
+                    del live[at]
+                    self._count(job)
+                    tell(Event(did=Did.ENDED, counts=self.counts, fire_at=at, job=job))
+            pause_s = _POLL_S[0] if moved else min(2 * pause_s, _POLL_S[1])
+            if live or todo:
+                time.sleep(pause_s)
+        return self.counts
+
+    def _newest(self, job: Job) -> Job | None:
+        try:
+            return self._queue.ledger.get(job.id)
+        except JobNotFoundError:
+            return None
+
+    def _count(self, job: Job | None) -> None:
+        name = "gone" if job is None else "succeeded" if job.state is State.SUCCEEDED else "failed"
+        self.counts = msgspec.structs.replace(self.counts, **{name: getattr(self.counts, name) + 1})
+
+    def _make(self, times: list[datetime], todo: deque[datetime]) -> Iterator[tuple[datetime, Job, bool]]:
+        """Yield a job for each fire time, and whether it is new; what a full queue refuses is put back."""
+        while times:
+            try:
+                answers = record(self._queue, [self._intent(at) for at in times])
+            except QueueFullError:
+                todo.extendleft(reversed(times[1:]))
+                if len(times) == 1:
+                    todo.appendleft(times[0])
+                    time.sleep(_FULL_S)
+                    return
+                times = times[:1]
+                continue
+            again: list[datetime] = []
+            for at, answer in zip(times, answers, strict=True):
+                job, made = answer.job, answer.outcome is Outcome.CREATED
+                if not made and job.state.final and job.state is not State.SUCCEEDED:
+                    # Another try of which nothing was known: its row has changed since, or belongs to another plan.
+                    self._tries[at] = self._tries.get(at, 0) + 1
+                    again.append(at)
+                else:
+                    yield at, job, made
+            times = again
+
+    def _intent(self, at: datetime) -> Intent:
+        intent = scheduler.intent_of(self.schedule, at)
+        tries = self._tries.get(at, 0)
+        return msgspec.structs.replace(
+            intent, at=None, metadata={**intent.metadata, BACKFILL: "1"},
+            tick_key=f"{intent.tick_key}#{tries}" if tries else intent.tick_key,
+        )  # fmt: skip
+
+    def _look(self) -> dict[datetime, _Seen]:
+        """Find the jobs that these fire times have: those of the schedule, of backfills, and retries of either."""
+        found: dict[datetime, _Seen] = {}
+        wanted, before = set(self.times), None
+        while True:
+            query = JobQuery(name=self.schedule.plan.template.name, limit=_PAGE, before=before)
+            page = self._queue.ledger.find(query)
+            for job in page:
+                if job.metadata.get(SCHEDULE) == self.schedule.name and MANUAL not in job.metadata:
+                    at = datetime.fromisoformat(job.metadata.get(FIRE_AT, "0001-01-01T00:00Z"))
+                    if at in wanted:
+                        found.setdefault(at, _Seen()).add(job)
+            if len(page) < _PAGE:
+                return found
+            before = page[-1].id
+
+
+# -- from what a user says ------------------------------------------------------------------------------------------
+
+
+def prepare(
+    queue: JobQueue,
+    what: Any,
+    *,
+    start: str | date,
+    end: str | date,
+    max_active: int = 4,
+    rerun: Collection[str] = RERUN,
+    inputs: Mapping[str, Any] | None = None,
+    cron: str | None = None,
+    every: Any = None,
+    timezone: str | None = None,
+    **options: Any,
+) -> Backfill:
+    """Find the fire times of a span, and what has become of them; nothing is written.
+
+    ``what`` is a schedule's name; or a task, a pipeline's name or a `Call`, with a rule (``cron`` or ``every``),
+    ``inputs`` and job options. A day without a time means all of it, in the schedule's zone.
+
+    Raises:
+        ScheduleNotFoundError: there is no such schedule, and no rule was given.
+        InvalidScheduleError: the span, the rule or an option is wrong.
+        InvalidJobError: the input is.
+    """
+    if max_active < 1:
+        raise InvalidScheduleError(f"max_active: {max_active} jobs at once is not a number over 0")
+    for kind in rerun:
+        if kind not in RERUN:
+            raise InvalidScheduleError(f"rerun: {kind!r} is none of {', '.join(RERUN)}")
+    rule = {name: value for name, value in (("cron", cron), ("every", every)) if value is not None}
+    schedule = _known(queue, what) if isinstance(what, str) else None
+    if schedule is not None:
+        if rule or inputs or timezone or options:
+            said = ", ".join([*rule, *(["inputs"] if inputs else []), *(["timezone"] if timezone else []), *options])
+            raise InvalidScheduleError(f"{schedule.name} is a schedule and has its own: leave out {said}")
+    elif not rule:
+        if isinstance(what, str):
+            raise _no_rule(queue, what)
+        raise InvalidScheduleError("a backfill of what is no schedule needs a rule: cron='0 2 * * *' or every='1d'")
+    zone = schedule.plan.timezone if schedule is not None else timezone or queue.config.timezone
+    begin, until = _instant(start, zone, "start"), _instant(end, zone, "end", whole_day=True)
+    if until < begin:
+        raise InvalidScheduleError(f"end lies before start: {end} is before {start}")
+    if schedule is None:
+        call = calls.scheduled(queue, what, (), inputs or {}, options)
+        schedule = _unnamed(queue, call, begin, timezone=zone, **rule)
+    now = queue.now()
+    times = _times(schedule, begin, until)
+    past = [at for at in times if at <= now]
+    return Backfill(
+        queue, schedule, past, ahead=len(times) - len(past), max_active=max_active, rerun=tuple(dict.fromkeys(rerun))
+    )
+
+
+def _known(queue: JobQueue, name: str) -> Schedule | None:
+    """Return a schedule: as the ledger has it, or as the configuration declares it where no worker has been yet."""
+    try:
+        return queue.schedules.get(name)
+    except ScheduleNotFoundError:
+        table = queue.config.schedules.get(name)
+    if table is None:
+        return None
+    plan = declared.plan_of(queue, name, table, source=f"config:{queue.root}", where=f"[schedules.{name}]")
+    now = queue.now()
+    return Schedule(name=name, plan=plan, made_at=now, changed_at=now)
+
+
+def _no_rule(queue: JobQueue, name: str) -> Exception:
+    if name in queue.tasks() or name in queue.pipelines():
+        return InvalidScheduleError(
+            f"{name} is no schedule; say when its jobs were due: --every 1d or --cron '0 2 * * *'"
+        )
+    return ScheduleNotFoundError(name, [schedule.name for schedule in queue.schedules.list()])
+
+
+def _unnamed(queue: JobQueue, call: Call, begin: datetime, **rule: Any) -> Schedule:
+    """Make the schedule of a backfill that has none: its name is made of what it runs, when, and with what input."""
+    plan = queue.schedules.plan(calls.intent_of(queue.config, call), **rule)
+    if isinstance(plan.rule, Every):
+        plan = msgspec.structs.replace(plan, rule=Every(plan.rule.seconds, begin))
+    now = queue.now()
+    return Schedule(name=f"{call.name}/backfill-{_digest(plan)}", plan=plan, made_at=now, changed_at=now)
+
+
+def _digest(plan: Plan) -> str:
+    spec = msgspec.json.decode(plan.template.spec)
+    match plan.rule:
+        case Cron(expr=expr, timezone=zone):
+            when = f"{' '.join(expr.split())} {zone}"
+        case Every(seconds=seconds):
+            when = f"every {seconds:g}"
+        case rule:
+            when = rule.explain()
+    said = msgspec.json.encode([plan.template.kind, plan.template.name, when, plan.timezone, spec], order="sorted")
+    return hashlib.sha256(said).hexdigest()[:8]
+
+
+def _instant(value: str | date, zone: str, name: str, *, whole_day: bool = False) -> datetime:
+    try:
+        if isinstance(value, str):
+            value = datetime.fromisoformat(value) if len(value.strip()) > 10 else date.fromisoformat(value.strip())
+        if isinstance(value, datetime):
+            return parse_instant(value, zone)
+        day = value + timedelta(days=1) if whole_day else value
+        at = parse_instant(datetime(day.year, day.month, day.day), zone)  # noqa: DTZ001 - of that zone
+        return at - timedelta(microseconds=1) if whole_day else at
+    except (ValueError, OverflowError):
+        raise InvalidScheduleError(
+            f"{name}: {value!r} is neither a day (2013-01-31) nor an ISO 8601 time (2013-01-31T02:00)"
+        ) from None
+
+
+def _times(schedule: Schedule, begin: datetime, until: datetime) -> list[datetime]:
+    """Return the fire times from ``begin`` to ``until``, both included; those before the schedule began, too."""
+    rule: Rule = schedule.plan.rule
+    match rule:
+        case At(instant=instant):
+            return [instant] if begin <= instant <= until else []
+        case Every(seconds=seconds, anchor=anchor) if anchor > begin:
+            step = timedelta(seconds=seconds)
+            rule = Every(seconds, anchor - ((anchor - begin) // step + 1) * step)
+        case Every() | Cron():
+            pass
+        case _:
+            raise InvalidScheduleError(
+                f"{schedule.name} counts from the end of each run: it has no fire times to make up for. Name its task "
+                "or pipeline, and a rule"
+            )
+    zone_of(schedule.plan.timezone)
+    found: list[datetime] = []
+    at = rule.next_after(begin - timedelta(microseconds=1))
+    while at is not None and at <= until:
+        if len(found) == MOST:
+            raise InvalidScheduleError(
+                f"there are over {MOST:,} fire times from {begin} to {until}; choose a shorter span"
+            )
+        found.append(at)
+        at = rule.next_after(at)
+    return found
+
+
+def backfill(
+    queue: JobQueue,
+    what: Any,
+    *,
+    tell: Callable[[Event], None] | None = None,
+    dry_run: bool = False,
+    **said: Any,
+) -> Counts:
+    """See `JobQueue.backfill`."""
+    prepared = prepare(queue, what, **said)
+    return prepared.counts if dry_run else prepared.run(tell)
