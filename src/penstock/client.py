@@ -211,7 +211,7 @@ class JobQueue(Rooms):
         Further: ``name`` (default: that of the task), ``inputs`` (the function's or pipeline's arguments; texts may
         hold ``{{ fire_at }}``, ``{{ interval.start }}``), ``overlap`` (skip, queue, allow, cancel_previous),
         ``catch_up`` (none, latest, all) with ``catch_up_max`` and ``grace``, ``jitter``, ``start``, ``end``,
-        ``max_fires``, ``soft_start``, ``tags``; and job options.
+        ``max_fires``, ``soft_start``, ``tags``, ``description``; and job options.
 
         Raises:
             InvalidScheduleError: an option is wrong; nothing was written.

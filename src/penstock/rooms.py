@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from penstock.client import JobQueue
     from penstock.core.base import Ledger
     from penstock.execution import Execution
+    from penstock.job_files import JobFiles
     from penstock.results import ResultStore
     from penstock.runners.isolation import ChildPool
     from penstock.scheduler import LedgerScheduler
@@ -143,6 +144,13 @@ class Rooms:
             cancel=lambda job_id: cast("JobQueue", self).job(job_id).cancel(),
             value_of=lambda job: self.results.decode(job.result),
         )
+
+    @opened
+    def job_files(self) -> JobFiles:
+        """What watches the folder of job files for this process; a worker runs it."""
+        from penstock.job_files import JobFiles
+
+        return JobFiles(cast("JobQueue", self))
 
     @opened
     def children(self) -> ChildPool:

@@ -23,8 +23,10 @@ _RULES = ("cron", "every", "at", "rule")
 _OF_RULES = (*_RULES, "from_end", "follows", "timezone", "start")
 OPTIONS = (
     *_OF_RULES, "end", "overlap", "catch_up", "catch_up_max", "grace", "jitter", "max_fires", "soft_start", "tags",
+    "description",
 )  # fmt: skip
 """Beside the options of the jobs that it makes."""
+_TEXT_MAX = 4_000
 _JOB_OPTIONS = ("queue", "priority", "max_attempts", "max_crashes", "timeout", "backoff", "isolation", "metadata")
 
 
@@ -182,6 +184,12 @@ def _flag(value: Any, _zone: str) -> bool:
     return value
 
 
+def _text(value: Any, _zone: str) -> str:
+    if not isinstance(value, str) or len(value) > _TEXT_MAX:
+        raise ValueError(f"{value!r:.100} is not a text of at most {_TEXT_MAX:,} letters")
+    return value
+
+
 _CHECKS: dict[str, tuple[str, Callable[[Any, str], Any]]] = {
     "start": ("start_at", parse_instant),
     "end": ("end_at", parse_instant),
@@ -192,6 +200,7 @@ _CHECKS: dict[str, tuple[str, Callable[[Any, str], Any]]] = {
     "jitter": ("jitter_s", _duration),
     "max_fires": ("max_fires", _count),
     "soft_start": ("soft_start", _flag),
+    "description": ("description", _text),
     "tags": ("tags", lambda value, _zone: checked_tags(value)),
 }
 

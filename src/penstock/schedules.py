@@ -20,7 +20,7 @@ from penstock.core.exceptions import (
     ScheduleNotFoundError,
 )
 from penstock.core.records import Change, Record
-from penstock.core.triggers import Every, zone_of
+from penstock.core.triggers import At, Every, zone_of
 from penstock.job import schedules
 from penstock.job.rules import After, Rule, parse_rule
 from penstock.job.schedules import KIND, Pause, Plan, Schedule, TickEvent
@@ -217,6 +217,16 @@ class Schedules:
                 self._write(Change(kind=KIND, name=schedule.name, seen=record.version, body=None))
                 told[schedule.name] = "removed"
         return told
+
+    def is_past(self, name: str, plan: Plan) -> bool:
+        """Whether a plan is for one time, which is over, and no schedule of its name and source stands for it yet."""
+        if not isinstance(plan.rule, At) or plan.rule.instant > self._queue.now():
+            return False
+        try:
+            there = self.get(name).plan
+        except ScheduleNotFoundError:
+            return True
+        return there.source == plan.source and there.rule != plan.rule
 
     def stagger(self, names: Iterable[str], apart_s: float) -> None:
         """Put first runs off so that they begin ``apart_s`` after one another, in the order of their own times."""

@@ -160,6 +160,7 @@ class Worker:
         self.vitals.phase = "draining"
         self.queue.sweeper.stop()
         if self._schedules:
+            self.queue.job_files.stop()
             self.queue.scheduler.stop()
         self.queue.gateway.stop()
         self.queue.execution.claims.stop()
@@ -255,6 +256,7 @@ class Worker:
         self.queue.sweeper.start(each_time=self._tell)
         if self._schedules:
             declare(self.queue)
+            self.queue.job_files.start()
             self.queue.scheduler.start()
         self._tell(force=True)
 

@@ -147,6 +147,11 @@ class Session:
 
         warnings.showwarning = show
 
+    def log_from(self, level: str) -> None:
+        """Log from a level on, such as ``info``, whatever ``-v`` and ``-q`` say."""
+        logging.getLogger().setLevel(level.upper())
+        logging.getLogger("penstock").setLevel(level.upper())
+
 
 class _Veiled(logging.Formatter):
     """Writes as another formatter does, without secrets: libraries log the URLs that they connect to."""

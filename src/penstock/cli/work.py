@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -19,6 +20,7 @@ from penstock.core.durations import parse_duration_s
 from penstock.core.exceptions import LedgerError
 from penstock.core.secrets import mask_url
 from penstock.job.lifecycle import FINAL
+from penstock.settings.checks import LOG_LEVELS
 
 if TYPE_CHECKING:
     from penstock.core.config import Config
@@ -45,6 +47,8 @@ def worker(
     health_port: Annotated[int | None, _OPTION] = None,
     health_host: Annotated[str | None, _OPTION] = None,
     scheduler: Annotated[bool | None, Parameter(show_default=False)] = None,
+    jobs_dir: Annotated[str | None, _OPTION] = None,
+    log_level: Annotated[str | None, _OPTION] = None,
     session: Annotated[Session, Parameter(parse=False)],
 ) -> int:
     """Work jobs off until told to stop.
@@ -65,6 +69,8 @@ def worker(
         health_port: Answer GET /live and GET /ready there, for probes; 0: any free port, which is told.
         health_host: The address of that port; default: 127.0.0.1. It asks for no password.
         scheduler: Also make the jobs of schedules; default: as configured, which is yes.
+        jobs_dir: Watch this folder of job files, and run what they say.
+        log_level: Log from this level on: debug, info, warning, error.
         session: Handed in by the parser.
     """
     for option, number in (("--concurrency", concurrency), ("--max-jobs", max_jobs), ("--processes", processes)):
@@ -74,12 +80,13 @@ def worker(
         raise UsageError(f"--health-port takes a number from 0 to 65535, not {health_port}")
     config = _config(session, {"--grace": grace, "--connect-timeout": connect_timeout})
     config = _replaced(config, health_port=health_port, health_host=health_host, scheduler=scheduler)
+    config = _with_job_files(session, config, jobs_dir, log_level)
     count = processes or config.worker.processes
     if count > 1:
         arguments = [*queue, *_repeated("--queues", queues), *_repeated("--tasks", tasks)]
         options = {
             "--concurrency": concurrency, "--grace": grace, "--connect-timeout": connect_timeout,
-            "--health-port": health_port,
+            "--health-port": health_port, "--jobs-dir": jobs_dir and config.jobs_dir, "--log-level": log_level,
         }  # fmt: skip
         arguments += [f"{name}={value}" for name, value in options.items() if value is not None]
         arguments += [] if scheduler is None else ["--scheduler" if scheduler else "--no-scheduler"]
@@ -153,6 +160,20 @@ def _config(session: Session, durations: dict[str, str | None]) -> Config:
 def _replaced(config: Config, **changes: Any) -> Config:
     given = {name: value for name, value in changes.items() if value is not None}
     return msgspec.structs.replace(config, worker=msgspec.structs.replace(config.worker, **given))
+
+
+def _with_job_files(session: Session, config: Config, jobs_dir: str | None, log_level: str | None) -> Config:
+    if log_level is not None and log_level.lower() not in LOG_LEVELS:
+        raise UsageError(f"--log-level takes {', '.join(LOG_LEVELS)}, not {log_level!r}")
+    if log_level is not None or (config.log_level is not None and not session.verbose and not session.quiet):
+        session.log_from(log_level or config.log_level or "")
+    if jobs_dir is None:
+        return config
+    # Meant from where the user stands, not from where the configuration lies.
+    folder = Path(jobs_dir).expanduser().absolute()
+    if not folder.is_dir():
+        raise UsageError(f"--jobs-dir: there is no folder {folder}")
+    return msgspec.structs.replace(config, jobs_dir=str(folder))
 
 
 # -- one process ----------------------------------------------------------------------------------------------------

@@ -142,6 +142,8 @@ class SecurityConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     letters."""
     trust_world_writable: bool = False
     """Load tasks from files and folders that any user of the machine may change."""
+    allow_shell: bool = False
+    """Let job files that ask for it (``shell = true``) have their text run by ``/bin/sh``."""
 
     def __repr__(self) -> str:
         """Show how many keys there are, and none of them."""
@@ -180,7 +182,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     schedules: dict[str, dict[str, Any]] = {}
     """``[schedules.NAME]``: what to run and when; see `declared.plan_of`."""
     jobs_dir: str | None = None
-    """A folder of job files; kept as written; nothing watches it yet."""
+    """A folder of job files, which workers watch; see `job_files`."""
+    jobs_dir_watch: Literal["events", "poll"] = "events"
+    """Whether events of the file system tell of changes at once (needs ``watchfiles``), beside looking for them."""
+    jobs_dir_interval: str | float = "1s"
+    """How often the folder is looked at."""
+    log_level: str | None = None
+    """From which level on the command ``penstock worker`` logs: debug, info, warning, error."""
 
     def __repr__(self) -> str:
         """Show what differs from the defaults, without secrets."""

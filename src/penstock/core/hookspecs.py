@@ -6,7 +6,8 @@ one in ``penstock.plugins``. Nothing of either is imported before it is needed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -31,6 +32,15 @@ def backend_class() -> type[Backend] | type[AsyncBackend]:  # type: ignore[empty
 @hookspec
 def runners() -> list[Runner]:  # type: ignore[empty-body]
     """Return runners for further kinds of spec."""
+
+
+@hookspec
+def job_file_types() -> Mapping[str, Callable[[Any, Mapping[str, Any]], Any]]:  # type: ignore[empty-body]
+    """Return further types of the ``task`` of a job file.
+
+    Each is a function of the `JobQueue` and the table without its ``type``; it returns a `Call` (as
+    ``queue.command(...)`` does) and raises ValueError, in words for whoever wrote the file.
+    """
 
 
 @hookspec

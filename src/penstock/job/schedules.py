@@ -78,6 +78,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where it was declared (``config:/srv/shop``); empty for one that was made by hand."""
     where: str = ""
     """The same for people: a file and a line."""
+    description: str = ""
+    """What it is for, in its owner's words."""
 
 
 class Pause(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

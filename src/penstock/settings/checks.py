@@ -42,6 +42,7 @@ _AT_MOST = {
     "limits.payload_max_bytes": MAX_BYTES,
     "limits.payload_max_depth": MAX_DEPTH,
 }
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 _SCHEME = re.compile(r"[a-z][a-z0-9]*(\+[a-z][a-z0-9]*)?://", re.ASCII)
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 
@@ -162,6 +163,12 @@ def _signing_keys(value: tuple[str, ...]) -> str | None:
     return None
 
 
+def _log_level(value: str | None) -> str | None:
+    if value is None or value.lower() in LOG_LEVELS:
+        return None
+    return f"{value!r} is none of {', '.join(LOG_LEVELS)}"
+
+
 _FORMS: dict[str, Callable[[Any], str | None]] = {
     "backend": _backend,
     "ledger": _ledger,
@@ -172,6 +179,7 @@ _FORMS: dict[str, Callable[[Any], str | None]] = {
     "projects": _not_empty,
     "tasks": _not_empty,
     "timezone": _zone,
+    "log_level": _log_level,
     "defaults.backoff": _backoff,
     "defaults.queue": _queue,
     "defaults.max_memory": lambda value: _read(parse_memory_bytes, value),
