@@ -1,4 +1,4 @@
-"""Schedules that files declare: ``[schedules.NAME]`` of the configuration.
+"""Schedules that files declare: ``[schedules.NAME]`` of the configuration, and what projects ask for.
 
 What is gone there is gone here; what is paused stays paused.
 """
@@ -13,6 +13,7 @@ from penstock import calls
 from penstock.core.exceptions import InvalidScheduleError, PenstockError, did_you_mean
 from penstock.job.schedules import Plan
 from penstock.options import NAMES as JOB_OPTIONS
+from penstock.project_schedules import declare_projects
 from penstock.schedule_options import OPTIONS
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def declare(queue: JobQueue) -> dict[str, str]:
             kept.add(name)
             logger.error("schedule %s is not made: %s", name, error)
     told |= {name: str(did) for name, did in queue.schedules.declare(source, wanted, kept=kept).items()}
-    return told
+    return told | declare_projects(queue, plan_of)
 
 
 def plan_of(queue: JobQueue, name: str, table: Mapping[str, Any], *, source: str, where: str) -> Plan:

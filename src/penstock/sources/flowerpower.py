@@ -61,11 +61,11 @@ class Project(msgspec.Struct, frozen=True):
         try:
             return retries_of(retry, "run.retry")
         except ValueError as error:
-            raise ConfigError(f"{self._yaml_of(pipeline)}: {error}") from None
+            raise ConfigError(f"{self.yaml_of(pipeline)}: {error}") from None
 
     def retry_fields(self, pipeline: str) -> dict[str, Any]:
         """Return ``run.retry`` of the pipeline's YAML as it stands, with the deprecated flat fields added."""
-        path = self._yaml_of(pipeline)
+        path = self.yaml_of(pipeline)
         if self.kind != "flowerpower" or path is None:
             return {}
         from penstock.runners.retries import RETRY_FIELDS
@@ -97,7 +97,8 @@ class Project(msgspec.Struct, frozen=True):
         for suffix in (".yml", ".yaml"):
             yield self.root.joinpath(_conf(), _pipelines(), *parts).with_suffix(suffix)
 
-    def _yaml_of(self, pipeline: str) -> Path | None:
+    def yaml_of(self, pipeline: str) -> Path | None:
+        """Return the settings of a pipeline; None: it has no such file."""
         yamls = [path for path in self._files_of(pipeline) if path.suffix != ".py"]
         return next((path for path in yamls if path.is_file()), None)
 

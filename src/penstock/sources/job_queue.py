@@ -174,11 +174,11 @@ class _Block:
                                   *at, name)  # fmt: skip
 
     def _error(self, text: str, *at: str) -> ConfigError:
-        return ConfigError(f"{self._path}:{_line_of(self._path, (*self._at, *at))}: {text}")
+        return ConfigError(f"{self._path}:{line_of(self._path, (*self._at, *at))}: {text}")
 
 
-def _line_of(path: Path, keys: tuple[str, ...]) -> int:
-    """Return the line of the deepest of these nested keys that the file has."""
+def line_of(path: Path, keys: tuple[str, ...]) -> int:
+    """Return the line of the deepest of these nested keys that a YAML file has."""
     line = 1
     node: Any = yaml_module().compose(path.read_text(encoding="utf-8"))
     for key in keys:
