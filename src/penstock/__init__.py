@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from penstock.job.models import Outcome, Ref, RetryPolicy
     from penstock.run import Run
     from penstock.sources.decorators import Call, Task, task
+    from penstock.sources.scheduled import schedule
     from penstock.worker import Worker
 
 _HOMES = {
@@ -48,12 +49,14 @@ _HOMES = {
     "State": "job.lifecycle",
     "Task": "sources.decorators",
     "Worker": "worker",
+    "schedule": "sources.scheduled",
     "task": "sources.decorators",
 }
 
 __all__ = [  # noqa: RUF022 - the verbs and the main class first
     "JobQueue",
     "task",
+    "schedule",
     "Run",
     "Call",
     "CancelOutcome",

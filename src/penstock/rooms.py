@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -29,12 +29,14 @@ from penstock.sweeper import Sweeper
 if TYPE_CHECKING:
     from penstock.client import JobQueue
     from penstock.core.base import Ledger
+    from penstock.discovery import Discovery
     from penstock.execution import Execution
     from penstock.job_files import JobFiles
     from penstock.results import ResultStore
     from penstock.runners.isolation import ChildPool
     from penstock.scheduler import LedgerScheduler
     from penstock.schedules import Schedules
+    from penstock.sources.loading import LoadError
     from penstock.sources.scan import Loaded
 
 logger = logging.getLogger("penstock")
@@ -132,6 +134,13 @@ class Rooms:
         return Schedules(cast("JobQueue", self))
 
     @opened
+    def discovery(self) -> Discovery:
+        """The scheduled functions of the configured folders: scans them, and tells which files fail."""
+        from penstock.discovery import Discovery
+
+        return Discovery(cast("JobQueue", self))
+
+    @opened
     def scheduler(self) -> LedgerScheduler:
         """The scheduler of this process; a worker runs it, others may call its methods."""
         from penstock.scheduler import LedgerScheduler
@@ -202,14 +211,17 @@ class Rooms:
         """
         if self._loaded or not self.config.tasks:
             return []
-        self._loaded = True
-        self.load_failures = [
-            TasksNotLoadedWarning(error.file, f"{error.type}: {error.message}", getattr(error, "traceback", ""))
-            for error in self._load().errors
-        ]
+        self.has_loaded(self._load().errors)
         for failure in self.load_failures:
             warnings.warn(failure, stacklevel=2)
         return [str(failure) for failure in self.load_failures]
+
+    def has_loaded(self, errors: Iterable[LoadError]) -> None:
+        """Note that the tasks are loaded, and what could not be; `load_tasks` does so, and who loads them otherwise."""
+        self._loaded = True
+        self.load_failures = [
+            TasksNotLoadedWarning(error.file, f"{error.type}: {error.message}", error.traceback) for error in errors
+        ]
 
     def _load(self) -> Loaded:
         from penstock.sources.scan import load_tasks

@@ -22,8 +22,8 @@ from penstock.options import tags as checked_tags
 _RULES = ("cron", "every", "at", "rule")
 _OF_RULES = (*_RULES, "from_end", "follows", "timezone", "start")
 OPTIONS = (
-    *_OF_RULES, "end", "overlap", "catch_up", "catch_up_max", "grace", "jitter", "max_fires", "soft_start", "tags",
-    "description",
+    *_OF_RULES, "end", "overlap", "catch_up", "catch_up_max", "grace", "jitter", "max_fires", "soft_start", "reanchor",
+    "tags", "description",
 )  # fmt: skip
 """Beside the options of the jobs that it makes."""
 _TEXT_MAX = 4_000
@@ -201,6 +201,7 @@ _CHECKS: dict[str, tuple[str, Callable[[Any, str], Any]]] = {
     "max_fires": ("max_fires", _count),
     "soft_start": ("soft_start", _flag),
     "description": ("description", _text),
+    "reanchor": ("reanchor", _flag),
     "tags": ("tags", lambda value, _zone: checked_tags(value)),
 }
 

@@ -26,6 +26,7 @@ from penstock.core.exceptions import (
 from penstock.core.secrets import mask_url
 from penstock.declared import declare
 from penstock.job.models import JobQuery, WorkerInfo
+from penstock.rescan import Rescan
 from penstock.sources.decorators import TASKS
 from penstock.vitals import Vitals
 
@@ -107,6 +108,7 @@ class Worker:
         self._thread: threading.Thread | None = None
         self._told_at = 0.0
         self._opening = False
+        self._rescan = Rescan(queue, declare=self._schedules)
 
     @property
     def ready(self) -> bool:
@@ -132,7 +134,7 @@ class Worker:
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
             try:
-                self.start()
+                self._start()
             except _SignalledError:
                 return 0
             if on_ready is not None:
@@ -140,6 +142,8 @@ class Worker:
             while not self._done.is_set() and self._signals == 0:
                 self.vitals.turn()
                 self._watch()
+                if not self.burst:
+                    self._rescan.turn()
             drained = self._drain()
             if self._failure is not None:
                 raise self._failure
@@ -162,6 +166,7 @@ class Worker:
         if self._schedules:
             self.queue.job_files.stop()
             self.queue.scheduler.stop()
+        self._rescan.stop()
         self.queue.gateway.stop()
         self.queue.execution.claims.stop()
         while not self._done.wait(0.02):
@@ -209,6 +214,11 @@ class Worker:
             BackendError: the engine could not be started.
             LedgerError: the ledger could not be opened.
         """
+        self._start()
+        if not self.burst:
+            self._rescan.start()
+
+    def _start(self) -> None:
         until = time.monotonic() + self._connect_timeout_s
         pause_s = _FIRST_PAUSE_S
         while True:
@@ -257,6 +267,7 @@ class Worker:
         if self._schedules:
             declare(self.queue)
             self.queue.job_files.start()
+            self._rescan.scan()
             self.queue.scheduler.start()
         self._tell(force=True)
 

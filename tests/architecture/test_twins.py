@@ -14,7 +14,17 @@ from penstock.sources.decorators import BoundTask, Task
 
 # No input or output, so nothing to await; or a way of working, which is not for a loop.
 NO_TWIN = {
-    JobQueue: {"pipeline", "command", "worker", "on_change", "load_tasks", "resubmit", "captured", "kill_children"},
+    JobQueue: {
+        "pipeline",
+        "command",
+        "worker",
+        "on_change",
+        "load_tasks",
+        "has_loaded",
+        "resubmit",
+        "captured",
+        "kill_children",
+    },
     JobHandle: set(),
     Task: {"call", "options"},
     BoundTask: {"call", "options"},

@@ -91,6 +91,10 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     interval: str | float = "500ms"
     """At the latest; a scheduler that knows of a fire time wakes up for it."""
+    scan_interval: str | float = "10s"
+    """How often workers look whether files of ``tasks`` have changed; 0: never."""
+    load_timeout: str | float = "20s"
+    """How long one file may take to be loaded; watched by commands, not by a worker within your own program."""
     soft_start: str | float = "30s"
     """How far apart the first runs begin of schedules that ask for a soft start."""
 

@@ -73,6 +73,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     end_at: datetime | None = None
     max_fires: int | None = None
     soft_start: bool = False
+    reanchor: bool = False
+    """An interval that was missed is counted anew from when it is made up for, so that two runs do not follow close."""
     tags: tuple[str, ...] = ()
     source: str = ""
     """Where it was declared (``config:/srv/shop``); empty for one that was made by hand."""
@@ -190,6 +192,10 @@ def look(schedule: Schedule, now: datetime) -> Looked:
         fires = fires[: max(0, plan.max_fires - schedule.fired)]
         if schedule.fired + len(fires) >= plan.max_fires:
             more = None
+    if plan.reanchor and isinstance(plan.rule, Every) and missed and more is not None:
+        anew = Every(plan.rule.seconds, now + timedelta(seconds=plan.rule.seconds))
+        plan, more = msgspec.structs.replace(plan, rule=anew), _within(plan, anew.anchor)
+        schedule = msgspec.structs.replace(schedule, plan=plan)
     after = msgspec.structs.replace(schedule, cursor_at=last, next_at=more, over=more is None and not _follows(plan))
     if late := count - len(fires):
         after = after.told(TickEvent(at=now, what="skipped: late", fire_at=first, count=late))

@@ -16,6 +16,7 @@ from penstock.core.base import Runner
 from penstock.core.exceptions import ArgumentsError, UnknownTaskError
 from penstock.job.schedules import FOLLOWS, Answer, answer_of
 from penstock.signatures import plan_of
+from penstock.sources import scan
 from penstock.sources.decorators import TASKS
 
 if TYPE_CHECKING:
@@ -115,15 +116,20 @@ class TaskRunner(Runner):
         elif not self._is_configured(file, module):
             setup["module"] = module
         setup["watch"] = [str(path) for path in (file, *self._folders())]
+        if (text := scan.kept_text(str(file))) is not None:
+            # The child would read what is there now, which may be broken; this process has not taken it yet.
+            setup["kept"] = {str(file): text}
         return setup
 
     def prepare_child(self, setup: Mapping[str, Any]) -> None:
         """See `Runner.prepare_child`."""
         if setup.get("tasks"):
-            from penstock.sources.scan import load_tasks
-
-            trusting = setup.get("trust_world_writable", False)
-            loaded = load_tasks(setup["tasks"], root=Path(setup["root"]), trust_world_writable=trusting)
+            loaded = scan.load_tasks(
+                setup["tasks"],
+                root=Path(setup["root"]),
+                trust_world_writable=setup.get("trust_world_writable", False),
+                kept=setup.get("kept"),
+            )
             self._not_loaded = "".join(f" Not loaded: {e.file}: {e.type}: {e.message}" for e in loaded.errors)
         if module := setup.get("module"):
             importlib.import_module(module)

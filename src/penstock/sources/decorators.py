@@ -7,8 +7,10 @@ somebody wrote it into a broker.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
 from penstock.core.exceptions import ConfigError, UnknownTaskError
 from penstock.options import JobOptions
@@ -38,6 +40,14 @@ class Call:
         return f"<{self.kind} {self.name}>"
 
 
+class Mark(NamedTuple):
+    """That a function is to be run by a schedule of this name: with which input, and what was said beside."""
+
+    name: str
+    inputs: dict[str, Any]
+    options: dict[str, Any]
+
+
 class Task(Generic[P, R]):
     """A registered function. Calling it calls the function; `enqueue` makes a job of it."""
 
@@ -45,6 +55,7 @@ class Task(Generic[P, R]):
         self.fn = fn
         self.name = name
         self.defaults = options
+        self.marks: tuple[Mark, ...] = ()
         self.signature = inspect.signature(fn)
         self.is_async = inspect.iscoroutinefunction(fn)
         self.__doc__ = fn.__doc__
@@ -134,22 +145,28 @@ class TaskRegistry(Mapping[str, Task[Any, Any]]):
 
     def __init__(self) -> None:
         self._tasks: dict[str, Task[Any, Any]] = {}
+        self._staged: tuple[int, dict[str, Task[Any, Any]]] | None = None
+
+    @property
+    def _seen(self) -> dict[str, Task[Any, Any]]:
+        staged = self._staged
+        return self._tasks if staged is None or staged[0] != get_ident() else staged[1]
 
     def __getitem__(self, name: str) -> Task[Any, Any]:
-        return self._tasks[name]
+        return self._seen[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._tasks)
+        return iter(tuple(self._seen))
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self._seen)
 
     def find(self, name: str) -> Task[Any, Any]:
         """Return the task of that name. Raises `UnknownTaskError`, which lists the known ones."""
         try:
-            return self._tasks[name]
+            return self._seen[name]
         except KeyError:
-            raise UnknownTaskError(name, self._tasks) from None
+            raise UnknownTaskError(name, self._seen) from None
 
     def add(self, task: Task[Any, Any]) -> None:
         """Register a task; the same function again (a reload) takes the old one's place.
@@ -157,17 +174,44 @@ class TaskRegistry(Mapping[str, Task[Any, Any]]):
         Raises:
             ConfigError: another function has that name already; nothing is changed.
         """
-        there = self._tasks.get(task.name)
+        there = self._seen.get(task.name)
         if there is not None and there.importable and task.importable and not _same(there, task):
             raise ConfigError(
                 f"two tasks are named {task.name!r}: {_place(there)} and {_place(task)}; "
                 f'give one of them a name of its own: @task(name="...")'
             )
-        self._tasks[task.name] = task
+        self._seen[task.name] = task
 
     def discard(self, name: str) -> None:
         """Forget a task, if it is there: its file is gone."""
-        self._tasks.pop(name, None)
+        self._seen.pop(name, None)
+
+    @contextmanager
+    def replacing(self, modules: Collection[str]) -> Generator[None]:
+        """Let modules register their tasks anew: what they no longer have is gone afterwards, if nothing is raised.
+
+        Until then, and for good if something is, all other threads see the tasks as they were: a worker runs them on
+        while a file takes its time.
+        """
+        if self._staged is not None:  # a file that loads another one: the outer one decides
+            yield
+            return
+        before = dict(self._tasks)
+        mine = {name for name, task in before.items() if task.__module__ in modules}
+        anew = {name: task for name, task in before.items() if name not in mine}
+        self._staged = (get_ident(), anew)
+        try:
+            yield
+        except BaseException:
+            # What it imported has registered its own tasks, and stays imported.
+            for name, task in anew.items():
+                if task.__module__ not in modules:
+                    self._tasks.setdefault(name, task)
+            raise
+        else:
+            self._tasks = anew | {name: task for name, task in self._tasks.items() if name not in before}
+        finally:
+            self._staged = None
 
 
 def _place(task: Task[Any, Any]) -> str:

@@ -34,6 +34,8 @@ class LoadError(msgspec.Struct, frozen=True):
     message: str
     traceback: str = ""
     """Begins in the user's own code; empty where no code was reached."""
+    line: int | None = None
+    """Where in the file, if it was in the file."""
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -41,6 +43,18 @@ class Source(msgspec.Struct, frozen=True):
 
     module: str
     digest: bytes
+    text: bytes = b""
+    """The content itself, of a file that was run by its path."""
+    seen: tuple[int, int] | None = None
+    """The file's time of change, in nanoseconds, and its size, when it was read."""
+
+
+class StillBrokenError(Exception):
+    """A file that failed has not changed since; it is not run again. ``told`` is its error."""
+
+    def __init__(self, told: LoadError) -> None:
+        super().__init__(told.message)
+        self.told = told
 
 
 class TooSlowError(BaseException):
@@ -48,10 +62,17 @@ class TooSlowError(BaseException):
 
 
 class _FreshLoader(SourceFileLoader):
-    """Compiles what the file holds now: a cached ``.pyc`` is told apart by whole seconds and size only."""
+    """Compiles what the file holds now: a cached ``.pyc`` is told apart by whole seconds and size only.
+
+    Given a ``text``, it compiles that instead.
+    """
+
+    def __init__(self, fullname: str, path: str, text: bytes | None = None) -> None:
+        super().__init__(fullname, path)
+        self._text = text
 
     def get_code(self, fullname: str) -> types.CodeType:
-        return self.source_to_code(self.get_data(self.path), self.path)
+        return self.source_to_code(self.get_data(self.path) if self._text is None else self._text, self.path)
 
 
 def tasks_of(module: str, *, below: bool = False) -> dict[str, Task[Any, Any]]:
@@ -63,9 +84,9 @@ def tasks_of(module: str, *, below: bool = False) -> dict[str, Task[Any, Any]]:
     }
 
 
-def digest_of(file: Path) -> bytes:
-    """Return a digest of a file's content. Raises OSError."""
-    return hashlib.sha256(file.read_bytes()).digest()
+def digest_of(content: bytes) -> bytes:
+    """Return a digest of a file's content."""
+    return hashlib.sha256(content).digest()
 
 
 def forget(source: Source) -> None:
@@ -98,10 +119,11 @@ def plain_package(parent: str, folder: Path) -> str:
     return name
 
 
-def run_file(name: str, file: Path, *, replaces: str | None, timeout_s: float) -> None:
+def run_file(name: str, file: Path, *, replaces: str | None, timeout_s: float, text: bytes | None = None) -> None:
     """Run a file as the module ``name``, in place of what had the name before and of the module ``replaces``.
 
-    Raises what the file raises; then the earlier module and its tasks are back in place.
+    ``text`` is run in the place of what the file holds. Raises what the file raises; then the earlier module and its
+    tasks are back in place.
     """
     is_package = file.name == "__init__.py"
     spec = importlib.util.spec_from_file_location(
@@ -114,10 +136,10 @@ def run_file(name: str, file: Path, *, replaces: str | None, timeout_s: float) -
         raise ImportError(f"{file} cannot be loaded", name=name)
     module = importlib.util.module_from_spec(spec)
     before = sys.modules.get(name)
-    with _replaced_tasks({name, replaces or name}), _deadline(timeout_s):
+    with TASKS.replacing({name, replaces or name}), _deadline(timeout_s):
         sys.modules[name] = module
         try:
-            _FreshLoader(name, str(file)).exec_module(module)
+            _FreshLoader(name, str(file), text).exec_module(module)
         except BaseException:
             if before is None:
                 sys.modules.pop(name, None)
@@ -149,7 +171,7 @@ def run_module(name: str, *, again: bool, timeout_s: float) -> types.ModuleType:
             return importlib.import_module(name)
         module = sys.modules[name]
         before = dict(vars(module))
-        with _replaced_tasks({name}):
+        with TASKS.replacing({name}):
             try:
                 _FreshLoader(name, str(module.__file__)).exec_module(module)
                 return module
@@ -160,23 +182,6 @@ def run_module(name: str, *, again: bool, timeout_s: float) -> types.ModuleType:
 
 
 # -- both -------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _replaced_tasks(modules: set[str]) -> Generator[None]:
-    """Forget the modules' tasks before they run again, so that removed ones vanish; put them back on failure."""
-    before = [task for module in modules for task in tasks_of(module).values()]
-    for task in before:
-        TASKS.discard(task.name)
-    try:
-        yield
-    except BaseException:
-        for module in modules:
-            for name in tasks_of(module):
-                TASKS.discard(name)
-        for task in before:
-            TASKS.add(task)
-        raise
 
 
 @contextmanager
@@ -206,12 +211,22 @@ def _deadline(timeout_s: float) -> Generator[None]:
 
 def error_of(file: str, error: BaseException) -> LoadError:
     """Tell an exception of a file that was loaded; its traceback begins in the user's code."""
+    if isinstance(error, StillBrokenError):
+        return msgspec.structs.replace(error.told, file=file)
     if isinstance(error, SystemExit):
         message = f"it called sys.exit({'' if error.code is None else repr(error.code)}) while it was loaded"
     else:
         message = str(error) or type(error).__name__
     kind = "TooSlow" if isinstance(error, TooSlowError) else type(error).__name__
-    return LoadError(file, kind, message, _traceback_of(error))
+    return LoadError(file, kind, message, _traceback_of(error), _line_of(error, file))
+
+
+def _line_of(error: BaseException, file: str) -> int | None:
+    """Return the last line of the file that the error came through."""
+    if isinstance(error, SyntaxError) and error.filename is not None and error.filename.endswith(file):
+        return error.lineno
+    found = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(file)]
+    return found[-1] if found else None
 
 
 def _traceback_of(error: BaseException) -> str:

@@ -9,7 +9,7 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,6 +22,8 @@ __all__ = ["LoadError", "Loaded", "load_tasks"]
 LARGEST_BYTES = 1024 * 1024
 _LOADED: dict[str, Source] = {}
 """What has run in this process, by absolute path or by module name."""
+_BROKEN: dict[str, tuple[bytes, LoadError]] = {}
+"""Files that failed when they ran last: the digest of what they held, and the error."""
 _LOCK = threading.RLock()
 
 
@@ -36,7 +38,13 @@ class Loaded(msgspec.Struct, frozen=True):
 
 
 def load_tasks(
-    entries: Sequence[str], *, root: Path, timeout_s: float = 60.0, trust_world_writable: bool = False
+    entries: Sequence[str],
+    *,
+    root: Path,
+    timeout_s: float = 60.0,
+    trust_world_writable: bool = False,
+    again: bool = True,
+    kept: Mapping[str, str] | None = None,
 ) -> Loaded:
     """Load folders (``jobs/``), files (``jobs/etl.py``) and modules (``shop.tasks``); their tasks register.
 
@@ -47,17 +55,30 @@ def load_tasks(
     What ran before and is unchanged does not run again. A changed file replaces its tasks; if it fails, its
     earlier tasks stay. Tasks of files that have vanished from a folder are forgotten.
 
+    A file that failed and is unchanged runs ``again`` unless that is said to be of no use, and never if it took too
+    long. ``kept`` are the last good versions that another process has of files: each runs where its file fails.
+
     The root is put at the front of ``sys.path``, as ``python -m`` does with the current folder.
     """
     with _LOCK:
-        return _Scan(root.resolve(), timeout_s, trust_world_writable).run(entries)
+        return _Scan(root.resolve(), timeout_s, trust_world_writable, again, kept or {}).run(entries)
+
+
+def kept_text(file: str) -> str | None:
+    """Return the content of a file as it ran last, if the file has changed since; None: it has not, or never ran."""
+    known = _LOADED.get(file)
+    if known is None or known.seen is None or known.seen == _seen(Path(file)):
+        return None
+    return known.text.decode(errors="surrogateescape")
 
 
 class _Scan:
     """One call of `load_tasks`."""
 
-    def __init__(self, root: Path, timeout_s: float, trust_world_writable: bool) -> None:
-        self._trusting = trust_world_writable
+    def __init__(self, root: Path, timeout_s: float, trusting: bool, again: bool, kept: Mapping[str, str]) -> None:
+        self._trusting = trusting
+        self._again = again
+        self._kept = kept
         self._root = root
         self._timeout_s = timeout_s
         self._tasks: dict[str, tuple[str, ...]] = {}
@@ -98,6 +119,7 @@ class _Scan:
         for known in [path for path in _LOADED if path.startswith(f"{folder}{os.sep}")]:
             if Path(known) not in seen and not Path(known).exists():
                 loading.forget(_LOADED.pop(known))
+                _BROKEN.pop(known, None)
 
     def _files(self, folder: Path, boundary: Path, visited: set[Path]) -> Iterator[Path]:
         """Yield the files to load, in a fixed order, each once."""
@@ -199,17 +221,33 @@ class _Scan:
 
     def _run_file(self, name: str, file: Path) -> None:
         key = str(file)
-        digest = loading.digest_of(file)
+        seen, text = _seen(file), file.read_bytes()
+        digest = loading.digest_of(text)
         known = _LOADED.get(key)
         if known is not None and known.digest == digest:
+            _BROKEN.pop(key, None)
+            _LOADED[key] = msgspec.structs.replace(known, seen=seen)
             return
         if known is None and (running := self._running.get(key) or (name if name in sys.modules else None)):
             _LOADED[key] = Source(running, digest)  # it runs as __main__, or another file has imported it
             return
         if known is not None and known.module.startswith(loading.PRIVATE):
             name = known.module
-        loading.run_file(name, file, replaces=known.module if known else None, timeout_s=self._timeout_s)
-        _LOADED[key] = Source(name, digest)
+        broken = _BROKEN.get(key)
+        if broken is not None and broken[0] == digest and (broken[1].type == "TooSlow" or not self._again):
+            raise loading.StillBrokenError(broken[1])
+        replaces = known.module if known else None
+        try:
+            loading.run_file(name, file, replaces=replaces, timeout_s=self._timeout_s, text=text)
+        except (Exception, SystemExit, loading.TooSlowError) as error:
+            _BROKEN[key] = (digest, loading.error_of(self._shown(file), error))
+            if known is None and (good := self._kept.get(key)) is not None:
+                text = good.encode(errors="surrogateescape")
+                loading.run_file(name, file, replaces=None, timeout_s=self._timeout_s, text=text)
+                _LOADED[key] = Source(name, loading.digest_of(text), text)
+            raise
+        _BROKEN.pop(key, None)
+        _LOADED[key] = Source(name, digest, text, seen)
         self._changed.append(self._shown(file))
 
     # -- modules ------------------------------------------------------------------------------------------
@@ -243,6 +281,14 @@ class _Scan:
         return str(path.relative_to(self._root)) if path.is_relative_to(self._root) else str(path)
 
 
+def _seen(file: Path) -> tuple[int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
 def _digest_of_module(name: str) -> bytes:
     file = getattr(sys.modules.get(name), "__file__", None)
-    return loading.digest_of(Path(file)) if isinstance(file, str) and file.endswith(".py") else b""
+    return loading.digest_of(Path(file).read_bytes()) if isinstance(file, str) and file.endswith(".py") else b""

@@ -1,0 +1,76 @@
+"""What a look over the folders of tasks finds: scheduled functions, and files that cannot be loaded."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+SCAN_ERROR = "scan_error"
+"""What kind of record a file is in the ledger that could not be loaded; its name is the file's path."""
+SCAN = "scan"
+"""What kind of record the newest scan of a project is; its name is the project's folder."""
+
+
+class ScanError(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A file that could not be loaded, since when, and why."""
+
+    file: str
+    """Relative to the project's folder where it lies in it; the name of a module."""
+    type: str
+    message: str
+    traceback: str = ""
+    line: int | None = None
+    at: datetime
+    """When it was first found so."""
+    entry: str = ""
+    """What of ``tasks`` it belongs to."""
+    root: str = ""
+    active: bool = False
+    """Whether its schedules go on, as its last good version said them."""
+
+    @property
+    def told(self) -> str:
+        """It in one line."""
+        line = f" line {self.line}" if self.line is not None else ""
+        first = (self.message.strip().splitlines() or [""])[0]
+        return f"{self.file}: {self.type}{line}: {first}" + (" (old version active)" if self.active else "")
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """A schedule that a function asks for. ``did``: created, changed, kept; or why it is not made."""
+
+    name: str
+    task: str
+    where: str
+    rule: str = ""
+    did: str = ""
+
+
+class Scan(msgspec.Struct, frozen=True, kw_only=True):
+    """What one look over the folders found."""
+
+    at: datetime
+    root: str
+    files: int = 0
+    functions: int = 0
+    """How many functions are scheduled."""
+    schedules: tuple[Found, ...] = ()
+    removed: tuple[str, ...] = ()
+    """Schedules whose functions are gone."""
+    changed: tuple[str, ...] = ()
+    """Files that ran: new ones and changed ones."""
+    errors: tuple[ScanError, ...] = ()
+    took_s: float = 0.0
+
+
+class LastScan(msgspec.Struct, frozen=True, kw_only=True):
+    """What the ledger knows of the newest scan of a project, by whichever process."""
+
+    at: datetime
+    root: str
+    files: int
+    functions: int
+    errors: int
+    took_s: float
+    by: str
