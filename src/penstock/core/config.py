@@ -99,6 +99,13 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """How far apart the first runs begin of schedules that ask for a soft start."""
 
 
+class TuiConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[tui]``: the screen of ``penstock top``."""
+
+    refresh: str | float = "2s"
+    """How often it looks again."""
+
+
 class HistoryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[history]``: how long final jobs stay."""
 
@@ -178,6 +185,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     lease: LeaseConfig = LeaseConfig()
     sweep: SweepConfig = SweepConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
+    tui: TuiConfig = TuiConfig()
     history: HistoryConfig = HistoryConfig()
     limits: LimitsConfig = LimitsConfig()
     security: SecurityConfig = SecurityConfig()
