@@ -83,8 +83,8 @@ def checks(queue: JobQueue) -> list[Check]:
     found = [_about(), *_packages()]
     ledger_works = True
     for look in _NAMES:
-        if look in (_clock, _workers, _queues, _overdue) and not ledger_works:
-            continue  # one broken ledger is one error, not four
+        if look in (_clock, _scans, _workers, _queues, _overdue) and not ledger_works:
+            continue  # one broken ledger is one error, not five
         area, name = _NAMES[look]
         try:
             seen = look(queue)
@@ -187,6 +187,16 @@ def _tasks(queue: JobQueue) -> list[Check]:
     return [Check(area="tasks", name="tasks", level="ok", told=told)]
 
 
+def _scans(queue: JobQueue) -> list[Check]:
+    """Tell of files that workers could not load, where they are not those that could not be loaded here."""
+    here = {failure.file for failure in queue.load_failures}
+    return [
+        Check(area="tasks", name="scan", level="warning", told=f"as workers see it: {error.told}", hint="penstock scan")
+        for error in queue.discovery.errors()
+        if error.file not in here
+    ]
+
+
 def _pipelines(queue: JobQueue) -> list[Check]:
     found = queue.pipelines()
     roots = sorted({str(root) for root in found.values()})
@@ -251,6 +261,7 @@ _NAMES: dict[Callable[[JobQueue], list[Check]], tuple[Area, str]] = {
     _engine: ("engine", "engine"),
     _results: ("results", "results"),
     _tasks: ("tasks", "tasks"),
+    _scans: ("tasks", "scan"),
     _pipelines: ("tasks", "pipelines"),
     _workers: ("workers", "workers"),
     _queues: ("workers", "queues"),

@@ -347,3 +347,18 @@ def test_the_command_tells_what_it_found_and_what_fails(root):
     assert document["schema"] == "penstock.scan/1"
     assert [one["did"] for one in document["schedules"]] == ["kept"]
     assert document["errors"][0]["type"] == "SyntaxError"
+
+
+def test_every_screen_tells_of_a_file_that_fails(root):
+    write(root, "penstock.toml", 'tasks = ["fns/"]\nledger = "sqlite:///ledger.db"\nbackend = "inline://"\n')
+    write(root, "fns/a.py", function("one_fn"))
+    write(root, "fns/b.py", "def f(:\n")
+    with opened(root) as queue:
+        queue.discovery.scan()
+        queue.schedules.trigger("one_fn").wait(10)
+    (root / "fns" / "b.py").unlink()  # here it is well; the workers have not looked again
+    told = "fns/b.py: SyntaxError line 1"
+    assert told in penstock(root, "top", "--once").stdout
+    assert told in penstock(root, "status").stdout
+    assert told in penstock(root, "status", "one_fn").stderr
+    assert told in penstock(root, "doctor").stdout

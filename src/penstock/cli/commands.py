@@ -77,7 +77,7 @@ COMMANDS = (
     Command("scan", "penstock.cli.scan:scan", "Work", "Find scheduled functions in the folders", "[PATH...] [OPTIONS]"),
     Command("top", "penstock.cli.top:top", "Look", "Show functions, runs and logs on one screen"),
     Command("jobs", "penstock.cli.lists:jobs", "Look", "List submitted jobs, newest first"),
-    Command("status", "penstock.cli.look:status", "Look", "Show one job: attempts, nodes, error", "REF [OPTIONS]"),
+    Command("status", "penstock.cli.look:status", "Look", "Show one job: attempts, nodes, error", "[REF] [OPTIONS]"),
     Command("result", "penstock.cli.look:result", "Look", "Print what a job returned", "REF [OPTIONS]"),
     Command("logs", "penstock.cli.look:logs", "Look", "Print what a job wrote; -f follows", "REF [OPTIONS]"),
     Command(

@@ -25,21 +25,26 @@ _FLAG = Parameter(negative="", show_default=False)
 
 
 def status(
-    ref: str,
+    ref: str | None = None,
     /,
     *,
     attempt: Annotated[int | None, Parameter(show_default=False)] = None,
     session: Annotated[Session, Parameter(parse=False)],
 ) -> int:
-    """Show one job: its state, its error first, its nodes, its attempts.
+    """Show one job: its state, its error first, its nodes, its attempts. Without REF: what `penstock top --once` shows.
 
-    The exit code is 0 whatever the state is; ask `penstock result` for the job's own.
+    Files of tasks that cannot be loaded are told on stderr. The exit code is 0 whatever the state is; ask
+    `penstock result` for the job's own.
 
     Args:
         ref: The job's id, a unique beginning of it, or a name for its latest job.
         attempt: Show the nodes of this attempt; default: the newest.
         session: Handed in by the parser.
     """
+    if ref is None:
+        from penstock.cli.top import top
+
+        return top(once=True, session=session)
     queue = session.queue()
     handle = refs.find(queue, ref)
     job, attempts, nodes, now = handle.job, handle.attempts(), handle.nodes(attempt=attempt), queue.now()
@@ -49,6 +54,8 @@ def status(
         session.console.print(_card(job, attempts, nodes, now, session.console.width))
     else:
         _plain(session, job, attempts, nodes, now)
+    for error in queue.discovery.errors():
+        session.warn(f"not loaded: {error.told}")
     return OK
 
 

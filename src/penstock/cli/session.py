@@ -96,6 +96,11 @@ class Session:
         if not self.quiet and not self.json:
             self.err.print(text)
 
+    def warn(self, text: str) -> None:
+        """Tell the person at the terminal of trouble that is not the command's own; silent with ``-q``."""
+        if not self.quiet:
+            sys.stderr.write(mask_text(f"penstock: warning: {text}\n"))
+
     def write(self, text: str) -> None:
         """Write one line of data, as it is."""
         sys.stdout.write(mask_known(text) + "\n")

@@ -191,6 +191,9 @@ def _ready(session: Session, made: Worker) -> None:
         f"worker {info.id} is ready: {mask_url(info.backend)}, queues {', '.join(info.queues)}, "
         f"{info.concurrency} at once, {known}",
     )
+    functions = sum(bool(task.marks) for task in made.queue.tasks().values())
+    if functions and not session.verbose:  # then the log has said so
+        _line(session, f"discovered {functions} scheduled functions")
 
 
 def _closing(session: Session, made: Worker, code: int) -> None:
