@@ -305,11 +305,15 @@ def intent_of(schedule: Schedule, fire_at: datetime, *, near: datetime | None = 
     if isinstance(plan.rule, After) and plan.rule.follows:
         metadata[schedules.FOLLOWS] = plan.timezone
     jitter = 0.0 if manual else schedules.jitter_s(plan, schedule.name, fire_at)
+    if isinstance(plan.rule, After):
+        key = schedules.run_key(schedule)
+    else:
+        key = None if manual else schedules.tick_key(schedule.name, fire_at)
     return Intent(
         id=new_job_id(), kind=template.kind, name=template.name, spec=spec, queue=template.queue,
         priority=template.priority, isolation=template.isolation, timeout_s=template.timeout_s,
         max_attempts=template.max_attempts, max_crashes=template.max_crashes, backoff=template.backoff,
         tags=tuple(dict.fromkeys((*template.tags, *plan.tags))), metadata=metadata,
-        tick_key=None if manual else schedules.tick_key(schedule.name, fire_at),
+        tick_key=key,
         at=fire_at + timedelta(seconds=jitter) if jitter else None,
     )  # fmt: skip

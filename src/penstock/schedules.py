@@ -173,14 +173,16 @@ class Schedules:
         A schedule whose next run counts from the end of the last one (and so never overlaps) answers with the job
         that is live, if one is.
         """
-        _, schedule = self._read(name)
-        if schedule.awaits is not None and not (live := self._queue.job(schedule.awaits)).refresh().state.final:
+        _, seen = self._read(name)
+        if seen.awaits is not None and not (live := self._queue.job(seen.awaits)).refresh().state.final:
             return live
         now = self._queue.now()
-        (made,) = record(self._queue, [scheduler.intent_of(schedule, now, manual=True)])
+        (made,) = record(self._queue, [scheduler.intent_of(seen, now, manual=True)])
         job = self._queue.job(made.job.id)
 
         def change(schedule: Schedule, _now: datetime) -> Schedule:
+            if isinstance(schedule.plan.rule, After) and schedule.runs != seen.runs:
+                return schedule  # another press, or a tick, has told of this very job
             after = schedule.told(TickEvent(at=now, what="manual", fire_at=now, job_id=job.id))
             if isinstance(schedule.plan.rule, After):
                 after = msgspec.structs.replace(after, awaits=job.id, next_at=None, over=False)
@@ -228,13 +230,31 @@ class Schedules:
             return True
         return there.source == plan.source and there.rule != plan.rule
 
+    def begin_at(self, name: str, at: datetime) -> Schedule:
+        """Set when a schedule fires next that counts from the end of its last run, also when it was over.
+
+        While a run is under way nothing changes: its end says when the next one is. Raises `ScheduleNotFoundError`.
+        """
+
+        def change(schedule: Schedule, _now: datetime) -> Schedule:
+            if schedule.awaits is not None or not isinstance(schedule.plan.rule, After):
+                return schedule
+            return msgspec.structs.replace(schedule, next_at=at, over=False)
+
+        return self._change(name, change)
+
     def stagger(self, names: Iterable[str], apart_s: float) -> None:
-        """Put first runs off so that they begin ``apart_s`` after one another, in the order of their own times."""
+        """Put first runs off so that they begin ``apart_s`` after one another, in the order of their own times.
+
+        Those that are overdue begin now, one after the other.
+        """
         found = [self.get(name) for name in names]
-        ready = sorted((s.next_at, s.name) for s in found if s.next_at is not None and s.plan.soft_start)
+        ready = sorted(
+            (s.next_at, s.name) for s in found if s.next_at is not None and s.plan.soft_start and s.pause is None
+        )
         last: datetime | None = None
         for at, name in ready:
-            begin = at if last is None else max(at, last + timedelta(seconds=apart_s))
+            begin = max(at, self._queue.now() if last is None else last + timedelta(seconds=apart_s))
             last = begin
             if begin != at:
                 self._change(name, lambda s, _now, begin=begin: msgspec.structs.replace(s, next_at=begin))
@@ -344,7 +364,13 @@ def _same(one: Plan, other: Plan) -> bool:
 
 
 def _bare(rule: Rule) -> Rule:
-    return Every(rule.seconds, datetime(2000, 1, 1, tzinfo=UTC)) if isinstance(rule, Every) else rule
+    match rule:
+        case Every():
+            return Every(rule.seconds, datetime(2000, 1, 1, tzinfo=UTC))
+        case After():
+            return msgspec.structs.replace(rule, first_at=None)
+        case _:
+            return rule
 
 
 def _with_plan(schedule: Schedule, plan: Plan, now: datetime) -> Schedule:

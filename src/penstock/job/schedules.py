@@ -140,6 +140,11 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """How many fire times have become jobs, or wait for the end of another one."""
         return self.counts.get("fired", 0) + len(self.waiting)
 
+    @property
+    def runs(self) -> int:
+        """How many jobs it has made, by its rule or by hand."""
+        return self.counts.get("fired", 0) + self.counts.get("manual", 0)
+
 
 class Looked(msgspec.Struct, frozen=True):
     """What a moment asks of a schedule: fire times to be made into jobs, and the schedule as it stands then."""
@@ -273,6 +278,11 @@ def _fires_at(rule: Cron, at: datetime) -> bool:
 def tick_key(name: str, fire_at: datetime) -> str:
     """Name a fire time: the ledger takes one job of that name, whoever makes it."""
     return f"{name}@{fire_at.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+
+
+def run_key(schedule: Schedule) -> str:
+    """Name the next run of a schedule whose runs follow one another, whether a tick or somebody by hand begins it."""
+    return f"{tick_key(schedule.name, schedule.made_at)}#{schedule.runs}"
 
 
 def jitter_s(plan: Plan, name: str, fire_at: datetime) -> float:
