@@ -73,6 +73,10 @@ CHECKS = (
     Check("postgres", "ledger postgres", ledger="{postgres}"),
     Check("redis", "ledger redis", ledger="{redis}"),
     Check(
+        "rio", "penstock.rio",
+        files=(("jobs/greet.py", f"import penstock.rio\n{TASKS}"), ("penstock.toml", 'tasks = ["jobs/"]\n')),
+    ),
+    Check(
         "hamilton", "a pipeline", job=("weather", *INPUTS), prints='{"rain":3}',
         files=(("modules/weather.py", PIPELINE), ("penstock.toml", 'projects = ["modules"]\n')),
     ),

@@ -246,14 +246,12 @@ class Schedules:
     def stagger(self, names: Iterable[str], apart_s: float) -> None:
         """Put first runs off so that they begin ``apart_s`` after one another, in the order of their own times.
 
-        Those that are overdue begin now, one after the other.
+        Those that are overdue begin now, one after the other; of equal times the order is that of ``names``.
         """
         found = [self.get(name) for name in names]
-        ready = sorted(
-            (s.next_at, s.name) for s in found if s.next_at is not None and s.plan.soft_start and s.pause is None
-        )
+        soft = [(s.next_at, s.name) for s in found if s.next_at is not None and s.plan.soft_start and s.pause is None]
         last: datetime | None = None
-        for at, name in ready:
+        for at, name in sorted(soft, key=lambda first: first[0]):
             begin = max(at, self._queue.now() if last is None else last + timedelta(seconds=apart_s))
             last = begin
             if begin != at:

@@ -1,0 +1,20 @@
+"""Periodic jobs inside a Rio web app, with the names of rio-jobs: ``import penstock.rio as rio_jobs``.
+
+The jobs are those of a penstock queue: their history survives a restart, and several processes of an app on one ledger
+run each of them once.
+"""
+
+try:
+    import rio  # noqa: F401 # pyright: ignore[reportUnusedImport]
+except ModuleNotFoundError as error:
+    if error.name != "rio":
+        raise
+    raise ModuleNotFoundError("penstock.rio needs Rio: pip install 'penstock[rio]'", name="rio") from None
+
+from penstock.rio import components
+from penstock.rio.body import JobFunction, Run
+from penstock.rio.components import JobsView, RunsView
+from penstock.rio.scheduler import JobScheduler
+from penstock.rio.shown import PastRun, ScheduledJob
+
+__all__ = ["JobFunction", "JobScheduler", "JobsView", "PastRun", "Run", "RunsView", "ScheduledJob", "components"]

@@ -1,0 +1,69 @@
+"""Whether an app begins anew or one more process of it joins: the first of several that start at once finds out."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from penstock.core.records import Change
+
+if TYPE_CHECKING:
+    from penstock.client import JobQueue
+
+KIND = "rio-start"
+_STARTING = timedelta(seconds=30)
+"""How long a process on another host may take from its claim until it is listed as a worker."""
+
+
+class _Start(msgspec.Struct, frozen=True):
+    owner: str
+    """Empty: it has ended in order."""
+    at: datetime
+
+
+_decoder = msgspec.json.Decoder(_Start)
+
+
+def begins_anew(queue: JobQueue, source: str, lane: str) -> bool:
+    """Whether no other process of this app is alive; of several that ask at once, one is told so."""
+    records, now = queue.ledger.records, queue.ledger.now()
+    seen = records.get(KIND, source)
+    if any(lane in worker.queues and worker.id != queue.owner and _lives(worker.id) for worker in queue.workers()):
+        return False
+    if seen is not None:
+        start = _decoder.decode(seen.body)
+        if start.owner not in ("", queue.owner) and _is_starting(start, now):
+            return False
+    body = msgspec.json.encode(_Start(queue.owner, now))
+    return bool(records.write([Change(kind=KIND, name=source, seen=seen.version if seen else 0, body=body)])[0])
+
+
+def ended(queue: JobQueue, source: str) -> None:
+    """Note that the process which has begun the app is gone: the next one begins it anew."""
+    records = queue.ledger.records
+    seen = records.get(KIND, source)
+    if seen is not None and _decoder.decode(seen.body).owner == queue.owner:
+        body = msgspec.json.encode(_Start("", queue.ledger.now()))
+        records.write([Change(kind=KIND, name=source, seen=seen.version, body=body)])
+
+
+def _is_starting(start: _Start, now: datetime) -> bool:
+    return now - start.at < _STARTING and _lives(start.owner)
+
+
+def _lives(owner: str) -> bool:
+    """Whether a process may be alive: one of another host always may; see `models.worker_id` for the form."""
+    host, _, rest = owner.partition(":")
+    pid = rest.partition(":")[0]
+    if host != os.uname().nodename or not pid.isdecimal():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
