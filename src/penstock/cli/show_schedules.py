@@ -185,7 +185,7 @@ def facts(schedule: Schedule, last: Job | None, now: datetime) -> list[tuple[str
 
 def _catch_up(plan: Plan) -> str:
     bound = f", at most {plan.catch_up_max}" if plan.catch_up == "all" else ""
-    patience = plan.patience_s
+    patience = plan.grace_s
     grace = "" if plan.catch_up == "none" or patience is None else f", no later than {format_duration(patience)}"
     return f"{plan.catch_up}{bound}{grace}"
 
