@@ -7,7 +7,7 @@ import ast
 from penstock.job.lifecycle import State
 
 DECIDES = "job/lifecycle.py"
-APPLIES = {"handle.py", "execution.py", "heart.py", "sweeper.py", "writer.py"}
+APPLIES = {"handle.py", "execution.py", "heart.py", "sweeper.py", "writer.py", "testing/frozen.py"}
 
 
 def _is_state(node: ast.AST) -> bool:
