@@ -22,6 +22,7 @@ from penstock.core.exceptions import InvalidScheduleError, LedgerError, Penstock
 from penstock.core.records import Change
 from penstock.core.secrets import mask_text
 from penstock.core.typed import prepared
+from penstock.job.scans import SCAN_ERROR, ScanError
 from penstock.job.schedules import NAME, Plan, Schedule
 from penstock.job_tasks import call_of
 from penstock.options import NAMES as JOB_OPTIONS
@@ -38,27 +39,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("penstock.jobs_dir")
 
-ERROR_KIND = "scan_error"
-"""What kind of record a file is that could not be taken over; its name is the file's path."""
-
 _OF_JOBS = tuple(name for name in JOB_OPTIONS if name not in ("at", "delay", "key", "job_id", "tags"))
 _OF_SCHEDULES = tuple(name for name in OPTIONS if name not in ("cron", "every", "at", "rule", "description"))
 _KNOWN = ("job_id", "description", "schedule", "task", *_OF_SCHEDULES, *_OF_JOBS)
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.:\-/\[\]<>]", re.ASCII)
 _GONE_AFTER_S = 0.3
 """A file counts as deleted when it is still missing then: some editors delete it before they write it anew."""
-
-
-class ScanError(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that could not be taken over, as the ledger's record tells it."""
-
-    file: str
-    type: str
-    message: str
-    traceback: str = ""
-    at: datetime
-    source: str
-    """What it belongs to: ``jobs_dir:/srv/jobs.d``."""
 
 
 _errors = msgspec.json.Decoder(prepared(ScanError))
@@ -253,32 +239,32 @@ class JobFiles:
         now = self._queue.now()
         changes: list[Change] = []
         present: set[str] = set()
-        for record in records.all(ERROR_KIND):
+        for record in records.all(SCAN_ERROR):
             try:
                 known = _errors.decode(record.body)
             except msgspec.DecodeError:
                 continue  # somebody else's
-            if known.source != self.source:
+            if known.entry != self.source:
                 continue
             error = errors.get(record.name)
             if error is None:
-                changes.append(Change(kind=ERROR_KIND, name=record.name, seen=record.version, body=None))
+                changes.append(Change(kind=SCAN_ERROR, name=record.name, seen=record.version, body=None))
                 continue
             present.add(record.name)
             fresh = self._scan_error(error, now)
             if msgspec.structs.replace(fresh, at=known.at) != known:
                 body = msgspec.json.encode(fresh)
-                changes.append(Change(kind=ERROR_KIND, name=record.name, seen=record.version, body=body))
+                changes.append(Change(kind=SCAN_ERROR, name=record.name, seen=record.version, body=body))
         for path in errors.keys() - present:
             body = msgspec.json.encode(self._scan_error(errors[path], now))
-            changes.append(Change(kind=ERROR_KIND, name=path, seen=0, body=body))
+            changes.append(Change(kind=SCAN_ERROR, name=path, seen=0, body=body))
         if changes:
             records.write(changes)
 
     def _scan_error(self, error: LoadError, now: datetime) -> ScanError:
         return ScanError(
             file=error.file, type=error.type, message=mask_text(error.message), traceback=mask_text(error.traceback),
-            at=now, source=self.source,
+            at=now, entry=self.source,
         )  # fmt: skip
 
 

@@ -5,7 +5,6 @@ A file is read and checked here; whether its task exists is asked by who has the
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -155,11 +154,6 @@ def _now_ns() -> int:
     import time
 
     return time.time_ns()
-
-
-def digest_of(text: str) -> str:
-    """Return a short name of a text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 # -- one file ---------------------------------------------------------------------------------------------------------
