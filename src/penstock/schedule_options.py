@@ -190,15 +190,20 @@ def _text(value: Any, _zone: str) -> str:
     return value
 
 
+def _or_none(check: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+    """Take ``"none"`` as well: it takes away what was said before."""
+    return lambda value, zone: None if value == "none" else check(value, zone)
+
+
 _CHECKS: dict[str, tuple[str, Callable[[Any, str], Any]]] = {
-    "start": ("start_at", parse_instant),
-    "end": ("end_at", parse_instant),
+    "start": ("start_at", _or_none(parse_instant)),
+    "end": ("end_at", _or_none(parse_instant)),
     "overlap": ("overlap", _one_of("skip", "queue", "allow", "cancel_previous")),
     "catch_up": ("catch_up", _one_of("none", "latest", "all")),
     "catch_up_max": ("catch_up_max", _count),
-    "grace": ("grace_s", _duration),
+    "grace": ("grace_s", _or_none(_duration)),
     "jitter": ("jitter_s", _duration),
-    "max_fires": ("max_fires", _count),
+    "max_fires": ("max_fires", _or_none(_count)),
     "soft_start": ("soft_start", _flag),
     "description": ("description", _text),
     "reanchor": ("reanchor", _flag),

@@ -379,7 +379,7 @@ def _with_plan(schedule: Schedule, plan: Plan, now: datetime) -> Schedule:
         return schedule
     after = msgspec.structs.replace(schedule, plan=plan, revision=schedule.revision + 1, changed_at=now)
     before = schedule.plan
-    if (plan.rule, plan.start_at, plan.end_at) == (before.rule, before.start_at, before.end_at):
+    if all(getattr(plan, field) == getattr(before, field) for field in ("rule", "start_at", "end_at", "max_fires")):
         return after
     if isinstance(plan.rule, After):
         next_at = None if after.awaits is not None else (schedule.next_at or schedules.first_look(plan, now))

@@ -172,6 +172,19 @@ def test_update_changes_what_is_named_and_counts_the_revision(penstock):
     assert (other["rule"]["text"], other["revision"]) == ("@hourly", 3)
 
 
+def test_update_takes_away_what_none_is_said_of(penstock):
+    penstock("schedules", "add", "tick", "@daily", "--end", "2040-01-01", "--max-fires", "3", "--grace", "1h")
+    (made,) = penstock.json("schedules", "update", "tick", "--end", "none", "--max-fires", "none", "--grace", "none")
+    assert (made["end_at"], made["max_fires"], made["grace_s"]) == (None, None, None)
+
+
+def test_one_whose_time_is_over_goes_on_when_it_is_given_more(penstock):
+    penstock("schedules", "add", "tick", "every 100ms", "--max-fires", "1")
+    wait_until(lambda: penstock("scheduler", "--once") == 0 and penstock.json("schedules", "show", "tick")[0]["over"])
+    (made,) = penstock.json("schedules", "update", "tick", "--max-fires", "3")
+    assert (made["state"], len(made["next"])) == ("active", 2)
+
+
 def test_pause_keeps_its_note_and_resume_lets_go_on(penstock):
     penstock("schedules", "add", "tick", "@daily")
     assert penstock("schedules", "pause", "tick", "--note", "the server moves") == 0
@@ -207,9 +220,9 @@ def test_run_makes_a_job_now_that_knows_its_schedule(penstock):
     assert penstock.out.startswith("report of ")
     assert penstock("schedules", "run", "nightly") == 0
     (job_id,) = penstock.out.split()
-    assert penstock("status", job_id) == 0
+    assert penstock("status", "nightly") == 0
     told = dict(line.split("\t", 1) for line in penstock.out.splitlines())
-    assert told["schedule"] == "nightly, manual"
+    assert (told["id"], told["schedule"]) == (job_id, "nightly, manual")
     assert told["fire time"].endswith("Z")
     (shown,) = penstock.json("schedules", "show", "nightly")
     assert (shown["counts"], shown["last_job"], shown["last_state"]) == ({"manual": 2}, job_id, "succeeded")

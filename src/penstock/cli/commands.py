@@ -102,8 +102,8 @@ GLOBALS = (
 )
 
 REF = """\
-REF is a job's id, a unique beginning of it (4 letters or more), or a task's or
-pipeline's name, which stands for its latest job."""
+REF is a job's id, a unique beginning of it (4 letters or more), or the name of
+a task, a pipeline or a schedule, which stands for its latest job."""
 
 
 def help_page(*, color: bool) -> str:

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
+from penstock.cli.failures import UsageError
+
 _JOB = Group("Job options", sort_key=50)
 _SCHEDULE = Group("Schedule options", sort_key=40)
 
@@ -50,11 +52,11 @@ class ScheduleFlags:
     ] = None
     catch_up: Annotated[str | None, _schedule("Fire times that were missed: none, latest (default) or all.")] = None
     catch_up_max: Annotated[int | None, _schedule("How many missed ones at most, the newest; default: 100.")] = None
-    grace: Annotated[str | None, _schedule("How late a missed one may be made, such as 6h.")] = None
+    grace: Annotated[str | None, _schedule("How late a missed one may be made, such as 6h; or none.")] = None
     jitter: Annotated[str | None, _schedule("Start each job up to so much later, such as 30s.")] = None
     start: Annotated[str | None, _schedule("No fire time before this time; an interval begins with it.")] = None
-    end: Annotated[str | None, _schedule("No fire time after this time.")] = None
-    max_fires: Annotated[int | None, _schedule("So many fire times in all.")] = None
+    end: Annotated[str | None, _schedule("No fire time after this time; or none.")] = None
+    max_fires: Annotated[str | None, _schedule("So many fire times in all; or none for no limit.")] = None
     from_end: Annotated[
         bool | None, _schedule("Count the interval from the end of each run.", negative="--no-from-end")
     ] = None
@@ -68,8 +70,13 @@ class ScheduleFlags:
     tag: Annotated[tuple[str, ...], _schedule("A tag, of its jobs too; may be repeated.", negative="")] = ()
 
     def given(self) -> dict[str, Any]:
-        """Return those that were given, by the names of `JobQueue.schedule`."""
+        """Return those that were given, by the names of `JobQueue.schedule`. Raises `UsageError`."""
         options = _given(self)
+        if (most := options.get("max_fires", "none")) != "none":
+            try:
+                options["max_fires"] = int(most)
+            except ValueError:
+                raise UsageError(f"--max-fires takes a whole number or none, not {most!r}") from None
         tags = options.pop("tag", ())
         return {**options, "tags": tags} if tags else options
 

@@ -1,9 +1,12 @@
-"""Finds the job that REF names: an id, the beginning of one, or a name, which stands for its latest job."""
+"""Finds the job that REF names: an id, the beginning of one, or a name, which stands for its latest job.
+
+A name is that of a task or a pipeline, else that of a schedule.
+"""
 
 from __future__ import annotations
 
 from penstock.client import JobQueue
-from penstock.core.exceptions import InvalidJobError, JobNotFoundError
+from penstock.core.exceptions import InvalidJobError, JobNotFoundError, ScheduleNotFoundError
 from penstock.handle import JobHandle
 
 _GLOB = frozenset("*?")
@@ -23,5 +26,15 @@ def find(queue: JobQueue, ref: str) -> JobHandle:
         if named:
             return named[0]
         if isinstance(error, JobNotFoundError):
+            if (last := _last_of_schedule(queue, ref)) is not None:
+                return last
             error.args = (f"no job {ref!r} in this ledger: no id begins so, and no job has that name",)
         raise
+
+
+def _last_of_schedule(queue: JobQueue, name: str) -> JobHandle | None:
+    try:
+        last = queue.schedules.get(name).last_job
+        return None if last is None else queue.job(last)
+    except (ScheduleNotFoundError, JobNotFoundError):
+        return None

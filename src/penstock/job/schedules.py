@@ -242,6 +242,8 @@ def next_after(schedule: Schedule, after: datetime) -> datetime | None:
 
 def upcoming(schedule: Schedule, now: datetime, count: int) -> list[datetime]:
     """Return the next fire times; one alone where each depends on the run before."""
+    if schedule.plan.max_fires is not None:
+        count = min(count, schedule.plan.max_fires - schedule.fired)
     found: list[datetime] = []
     at = schedule.next_at if schedule.next_at is not None else next_after(schedule, now)
     while at is not None and len(found) < count:
