@@ -122,7 +122,8 @@ def _prepared(
 def _warn_of_nobody(session: Session, queue: JobQueue, prepared: Backfill) -> None:
     wanted = prepared.schedule.plan.template.queue
     here = queue.gateway.in_process
-    if prepared.todo and not here and not any(wanted in worker.queues for worker in queue.workers()):
+    waits = prepared.todo or prepared.counts.live
+    if waits and not here and not any(wanted in worker.queues for worker in queue.workers()):
         session.say(f"[yellow]no worker listens to the queue {wanted}[/]; start one: penstock worker {wanted}")
 
 
