@@ -134,6 +134,7 @@ def test_add_of_a_name_that_is_there_changes_it(penstock):
         (("add", "tick", "61 * * * *"), "bad minute '61'"),
         (("add", "tick", "often"), "is no schedule; write '*/5 * * * *'"),
         (("add", "tick"), "when is tick to run?"),
+        (("add", "tick", "every", "15m"), "stands in quotes"),
         (("add", "tock", "@daily"), "Did you mean 'tick'"),
         (("add", "report", "@daily"), "missing a required argument: 'day'"),
         (("add", "report", "@daily", "day={{ fire_at.dat }}"), "there is no {{ fire_at.dat }}"),

@@ -101,6 +101,10 @@ def add(
         meant, rule = None, what
     if rule is None:
         raise UsageError(f'when is {what} to run? Write a rule behind it, such as "0 2 * * *" or "every 15m"')
+    if words and "=" not in words[0] and " " not in rule:
+        raise UsageError(
+            f'a rule of several words stands in quotes, such as "0 2 * * *" or "every 15m"; not {rule} {words[0]}'
+        )
     opened = session.queue(tasks=tasks)
     call = make_call(
         opened, session.argv, meant, words, args=args, inputs=inputs, final_vars=final_vars, pipeline=pipeline,
