@@ -215,10 +215,19 @@ class Schedules:
                 told[name] = str(error)
         for schedule in self.list():
             if schedule.plan.source == source and schedule.name not in wanted and schedule.name not in kept:
-                record, _ = self._read(schedule.name)
-                self._write(Change(kind=KIND, name=schedule.name, seen=record.version, body=None))
+                self._take_away(schedule.name, source)
                 told[schedule.name] = "removed"
         return told
+
+    def _take_away(self, name: str, source: str) -> None:
+        """Remove a schedule of a source, also while a scheduler moves it on."""
+        for _ in range(_TRIES):
+            record = self._queue.ledger.records.get(KIND, name)
+            if record is None or scheduler.decoder.decode(record.body).plan.source != source:
+                return
+            if self._write(Change(kind=KIND, name=name, seen=record.version, body=None)):
+                return
+        raise self._busy(name)
 
     def is_past(self, name: str, plan: Plan) -> bool:
         """Whether a plan is for one time, which is over, and no schedule of its name and source stands for it yet."""

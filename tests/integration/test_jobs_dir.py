@@ -20,9 +20,11 @@ import pytest
 
 from penstock import JobQueue, registry, task
 from penstock.core.config import Config, SecurityConfig
+from penstock.core.exceptions import ConfigError, LedgerUnavailableError
 from penstock.core.hookspecs import hookimpl
 from penstock.runners.command import CommandSpec
-from penstock.testing.harness import wait_until
+from penstock.settings import load
+from penstock.testing.harness import CALM, wait_until
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "jobs_folder"
 ECHO = {"type": "execute_command", "command": "echo hi"}
@@ -31,6 +33,10 @@ ECHO = {"type": "execute_command", "command": "echo hi"}
 @task(name="jobs_dir.add")
 def add(a: int, b: int = 1) -> int:
     return a + b
+
+
+def raise_(error: Exception) -> Any:
+    raise error
 
 
 class Folder:
@@ -437,6 +443,79 @@ def test_a_name_that_was_made_by_hand_is_left_alone_and_taken_over_when_it_is_fr
     assert folder.look() == {"a": "created"}
 
 
+def test_the_folder_and_the_level_may_come_from_the_environment(tmp_path):
+    config = load(tmp_path, env={"PENSTOCK_JOBS_DIR": "jobs.d", "PENSTOCK_LOG_LEVEL": "INFO"}).config
+    assert (config.jobs_dir, config.log_level) == ("jobs.d", "INFO")
+    with pytest.raises(ConfigError, match="'loud' is none of debug, info, warning, error"):
+        load(tmp_path, env={"PENSTOCK_LOG_LEVEL": "loud"})
+
+
+def test_without_a_folder_there_is_nothing_to_do(tmp_path):
+    with JobQueue("inline://", ledger="memory://", root=tmp_path) as queue:
+        assert queue.job_files.look() == {}
+        with queue.worker():
+            assert queue.schedules.list() == []
+
+
+def test_an_embedded_worker_watches_the_folder_too(tmp_path):
+    (tmp_path / "jobs.d").mkdir()
+    config = Config(jobs_dir="jobs.d", sweep=CALM)
+    ledger, backend = f"sqlite:///{tmp_path}/ledger.db", f"huey+sqlite:///{tmp_path}/queue.db"
+    with JobQueue(backend, ledger=ledger, root=tmp_path, config=config) as queue:
+        with queue.worker():
+            (tmp_path / "jobs.d" / "a.json").write_text(job_file("a", "@daily", "echo"))
+            wait_until(lambda: queue.schedules.list(), 20, "the file is taken over")
+        (tmp_path / "jobs.d" / "b.json").write_text(job_file("b", "@daily", "echo"))
+        assert [schedule.name for schedule in queue.schedules.list()] == ["a"]
+
+
+def test_two_workers_over_one_folder_make_one_job_for_a_fire_time(folder):
+    config, root = folder.queue.config, folder.queue.root
+    soon = (datetime.now(UTC) + timedelta(seconds=0.3)).isoformat()
+    folder.write("a.json", "a", soon, task={"type": "task", "name": "jobs_dir.add", "inputs": {"a": 1}})
+    others = [JobQueue("inline://", ledger=folder.queue.ledger, root=root, config=config) for _ in range(2)]
+    for queue in others:
+        queue.job_files.start()
+        queue.scheduler.start()
+    try:
+        wait_until(lambda: folder.queue.schedules.get("a").over, 20, "the time has come")
+        assert len(folder.queue.jobs(name="jobs_dir.add")) == 1
+        assert folder.queue.schedules.get("a").revision == 1
+    finally:
+        for queue in others:
+            queue.job_files.stop()
+            queue.scheduler.stop()
+            queue.close()
+
+
+def test_a_schedule_that_moves_on_while_it_is_taken_away_goes_all_the_same(folder, monkeypatch):
+    folder.write("a.json", "a")
+    folder.look()
+    folder.write("a.json", "b")
+    records = folder.queue.ledger.records
+    read = records.get
+
+    def read_and_change(kind: str, name: str) -> Any:
+        found = read(kind, name)
+        if name == "a":
+            monkeypatch.undo()
+            folder.queue.schedules.pause("a")
+        return found
+
+    monkeypatch.setattr(records, "get", read_and_change)
+    folder.look()
+    assert folder.names() == ["b"]
+
+
+def test_a_ledger_that_does_not_answer_is_asked_again(folder, monkeypatch, caplog):
+    folder.write("a.json", "a")
+    with monkeypatch.context() as patch:
+        patch.setattr(folder.queue.ledger.records, "all", lambda _kind: raise_(LedgerUnavailableError("away")))
+        folder.queue.job_files._look_again()
+    assert "away" in caplog.text
+    assert folder.look() == {"a": "created"}
+
+
 # -- a worker that runs -----------------------------------------------------------------------------------------------
 
 
@@ -458,10 +537,10 @@ class Service:
         return found[0]
 
     def within_2_s(self, true: Callable[[], Any]) -> None:
-        """Wait until the ledger shows it, and see that it took no more than two seconds, and one for a busy machine."""
+        """Wait until the ledger shows it, and see that it took no more than two seconds, and three for a busy machine."""
         begun = time.monotonic()
         wait_until(true, 20)
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 5
 
     def has(self, name: str) -> bool:
         return any(schedule.name == name for schedule in self.queue.schedules.list())
