@@ -263,7 +263,7 @@ def test_an_empty_variable_counts_as_not_set(home):
         "PENSTOCK_REQUIRE_SERVICES",
         "PENSTOCK_TEST_SERVERS",
         "PENSTOCK_LOG",
-        "PENSTOCK_LOG_LEVEL",
+        "PENSTOCK_LOG_FILE",
         "PENSTOCK_SERVICE_HOST",
         "PENSTOCK_PORT",
         "PENSTOCK_WEB_PORT_8765_TCP_ADDR",
