@@ -7,7 +7,9 @@ right stays.
 from __future__ import annotations
 
 import logging
+import math
 import re
+import time
 import traceback
 from collections.abc import Iterable
 from datetime import datetime
@@ -41,8 +43,10 @@ logger = logging.getLogger("penstock.jobs_dir")
 
 _OF_JOBS = tuple(name for name in JOB_OPTIONS if name not in ("at", "delay", "key", "job_id", "tags"))
 _OF_SCHEDULES = tuple(name for name in OPTIONS if name not in ("cron", "every", "at", "rule", "description"))
-_KNOWN = ("job_id", "description", "schedule", "task", *_OF_SCHEDULES, *_OF_JOBS)
+_KNOWN = ("$schema", "job_id", "description", "schedule", "task", *_OF_SCHEDULES, *_OF_JOBS)
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.:\-/\[\]<>]", re.ASCII)
+_REST = 20
+"""What waits for more than a change of files is looked at again after that many times what it took: 5 % of a core."""
 _GONE_AFTER_S = 0.3
 """A file counts as deleted when it is still missing then: some editors delete it before they write it anew."""
 
@@ -62,6 +66,7 @@ class JobFiles:
         self._skipped: dict[str, str] = {}
         self._gone: set[str] | None = None
         self._before: Look | None = None
+        self._again_at = math.inf
         self._watcher: Watcher | None = None
         if self._path is not None:
             self._folder = JobsFolder(self._path, trust_world_writable=config.security.trust_world_writable)
@@ -88,12 +93,18 @@ class JobFiles:
         if self._path is None:
             return {}
         found = self._folder.look()
-        if found == self._before:
+        if found == self._before and time.monotonic() < self._again_at:
             return {}
         self._before = None  # until all of it is done
+        begun = time.monotonic()
         told, settled = self._take_over(found)
-        if settled:
-            self._before = found
+        self._before = found
+        self._again_at = math.inf
+        if self._gone:
+            self._again_at = 0.0
+        elif not settled:
+            ended = time.monotonic()
+            self._again_at = ended + _REST * (ended - begun)
         return told
 
     def _look_again(self) -> float | None:
@@ -130,7 +141,7 @@ class JobFiles:
                 errors[path] = found.files[path].error("ScheduleDeclaredError", what, "job_id")
         self._report(errors, {schedule.plan.where for name, schedule in there.items() if name in kept})
         # What depends on more than the files is looked at again: a task that is unknown yet, a name that is taken.
-        settled = set(errors) == set(found.errors) and not self._gone
+        settled = set(errors) == set(found.errors)
         return {name: str(what) for name, what in did.items()}, settled
 
     def _plans(self, files: Iterable[JobFile], errors: dict[str, LoadError]) -> dict[str, Plan]:

@@ -354,7 +354,7 @@ def test_a_file_that_names_a_task_which_comes_later_is_taken_over_then(folder):
     @task(name="jobs_dir.late")
     def late() -> None: ...
 
-    assert folder.look() == {"a": "created"}
+    assert wait_until(folder.look, 10) == {"a": "created"}
     assert folder.errors() == {}
 
 
@@ -440,7 +440,7 @@ def test_a_name_that_was_made_by_hand_is_left_alone_and_taken_over_when_it_is_fr
     folder.look()
     assert "it was made by hand" in folder.message()
     folder.queue.unschedule("a")
-    assert folder.look() == {"a": "created"}
+    assert wait_until(folder.look, 10) == {"a": "created"}
 
 
 def test_the_folder_and_the_level_may_come_from_the_environment(tmp_path):
@@ -537,7 +537,7 @@ class Service:
         return found[0]
 
     def within_2_s(self, true: Callable[[], Any]) -> None:
-        """Wait until the ledger shows it, and see that it took no more than two seconds, and three for a busy machine."""
+        """Wait until the ledger shows it, and see that it took no more than two seconds (five on a busy machine)."""
         begun = time.monotonic()
         wait_until(true, 20)
         assert time.monotonic() - begun < 5
