@@ -169,6 +169,15 @@ def test_a_change_that_keeps_time_and_size_is_seen(folder):
     assert reader.look().files[str(path)].job_id == "old-job"
 
 
+def test_changes_within_one_tick_of_the_disk_s_clock_are_seen(folder):
+    path, reader = folder / "a.json", JobsFolder(folder)
+    seen: list[str] = []
+    for number in range(100, 300):
+        path.write_text(GOOD.replace("new", str(number)))
+        seen.append(reader.look().files[str(path)].job_id)
+    assert seen == [f"{number}-job" for number in range(100, 300)]
+
+
 def test_an_unchanged_file_is_not_read_again(folder, monkeypatch):
     path, reader = folder / "a.json", JobsFolder(folder)
     path.write_text(GOOD)
