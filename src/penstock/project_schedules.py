@@ -17,7 +17,7 @@ from penstock.options import NAMES as JOB_OPTIONS
 from penstock.schedule_options import OPTIONS
 from penstock.schedules import Did
 from penstock.sources.flowerpower import Project, projects_of
-from penstock.sources.schedule_blocks import Block, Unread, blocks
+from penstock.sources.schedule_blocks import Block, Unread, blocks, tables
 
 if TYPE_CHECKING:
     from penstock.client import JobQueue
@@ -128,19 +128,17 @@ class _Declaring:
     def _from_queue_file(self) -> None:
         """Take ``schedules`` of the project's own queue settings, unless those are the configuration itself."""
         try:
-            settings = self._project.job_queue() or {}
+            found = list(tables(self._project))
         except ConfigError as error:
             logger.error("the schedules of %s are not made: %s", self._project.root, error)
             self._kept.update(name for name, source in self._there.items() if source == self._source)
             return
-        tables: Any = settings.get("schedules")
-        for name, table in cast("dict[str, Any]", tables).items() if isinstance(tables, dict) else ():
+        for name, where, table in found:
             if name in self._queue.config.schedules:
                 continue  # the configuration has it, or is this very file
-            where = f"{self._project.root}: schedules.{name}"
             try:
                 if not isinstance(table, dict):
-                    raise InvalidScheduleError(f"{where} is {table!r:.100}, not a mapping")
+                    raise InvalidScheduleError(f"{where}: {name} is {table!r:.100}, not a mapping")
                 given = {key: value for key, value in cast("dict[str, Any]", table).items() if value is not None}
                 if not {"task", "pipeline", "command"} & given.keys():
                     given["pipeline" if self._project.has(name) else "task"] = name

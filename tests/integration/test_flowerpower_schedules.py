@@ -159,6 +159,24 @@ def test_schedules_of_queue_yml_run_pipelines_and_commands(shop):
     assert shop.plan("listing").template.kind == "command"
 
 
+def test_schedules_of_a_job_queue_block_count_and_its_engine_is_not_spoken_of(shop, caplog):
+    shop.write(
+        "conf/project.yml",
+        "name: shop\njob_queue:\n  type: rq\n  backend: {host: old}\n"
+        "  schedules: {second: {pipeline: sales, every: 1h}}\n",
+    )
+    shop.declare()
+    assert shop.plan("second").where == f"{shop.path / 'conf' / 'project.yml'}:5"
+    assert caplog.text == ""
+
+
+def test_a_wrong_table_of_queue_yml_is_told_with_file_and_line(shop, caplog):
+    shop.write("conf/queue.yml", "schedules:\n  second: {pipeline: sales, cron: often}\n  third: 5\n")
+    assert shop.declare()["sales"] == "created"
+    for line in (2, 3):
+        assert f"{shop.path / 'conf' / 'queue.yml'}:{line}: " in caplog.text
+
+
 def test_schedules_of_queue_yml_are_made_once_when_it_is_the_configuration(shop):
     shop.write(
         "conf/queue.yml",

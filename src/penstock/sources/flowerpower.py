@@ -32,6 +32,11 @@ class Project(msgspec.Struct, frozen=True):
     root: Path
     kind: Literal["flowerpower", "hamilton"] = "flowerpower"
 
+    @property
+    def conf(self) -> Path:
+        """The folder of its settings."""
+        return self.root / _conf()
+
     def pipelines(self) -> list[str]:
         """Return the names of the pipelines: of their files, nothing is imported."""
         found: set[str] = set()
@@ -84,7 +89,7 @@ class Project(msgspec.Struct, frozen=True):
             return None
         from penstock.sources.job_queue import read_job_queue
 
-        return read_job_queue(self.root / _conf())
+        return read_job_queue(self.conf)
 
     def _files_of(self, pipeline: str) -> Iterator[Path]:
         parts = pipeline.replace("-", "_").split(".")

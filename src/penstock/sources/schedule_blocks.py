@@ -77,6 +77,27 @@ def blocks(project: Project) -> Iterator[Block | Unread]:
             yield Block(pipeline, where, read.options, read.paused, read.told())
 
 
+def tables(project: Project) -> Iterator[tuple[str, str, Any]]:
+    """Yield name, place and content of each of ``schedules`` in a project's own queue settings.
+
+    Those are conf/queue.yml, else the ``job_queue:`` block of conf/project.yml; what else stands there is not read.
+    Raises `ConfigError`.
+    """
+    for name, keys in (("queue", ()), ("project", ("job_queue",))):
+        for suffix in (".yml", ".yaml"):
+            path = project.conf / f"{name}{suffix}"
+            if not path.is_file():
+                continue
+            found: Any = read_yaml(path)
+            for key in (*keys, "schedules"):
+                found = cast("dict[str, Any]", found).get(key) if isinstance(found, dict) else None
+            if found is not None and not isinstance(found, dict):
+                raise ConfigError(f"{path}:{line_of(path, (*keys, 'schedules'))}: schedules is not a mapping")
+            for schedule, table in cast("dict[str, Any]", found or {}).items():
+                yield str(schedule), f"{path}:{line_of(path, (*keys, 'schedules', schedule))}", table
+            return
+
+
 class _Reading:
     """Reads one block. Raises ValueError."""
 
