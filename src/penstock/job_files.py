@@ -199,7 +199,8 @@ class JobFiles:
                 name = found.files[path].job_id
                 schedule = there.get(name)
                 holder = schedule.plan.where if schedule else ""
-                if holder in errors:
+                # One that can be read and says another name by now has given this one up, whatever is wrong with it.
+                if holder in errors and (holder not in found.files or found.files[holder].job_id == name):
                     refused[path] = holder
                 elif name not in owners:
                     owners[name] = path

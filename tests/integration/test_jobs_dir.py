@@ -427,6 +427,17 @@ def test_a_broken_file_keeps_its_job_id_from_another(folder):
     assert sorted(folder.errors()) == ["a.json", "b.json"]
 
 
+def test_a_file_that_is_refused_under_another_name_has_given_up_its_first(folder):
+    folder.write("a.json", "x")
+    folder.write("b.json", "y")
+    folder.look()
+    folder.write("a.json", "y")
+    folder.write("c.json", "x", description="c")
+    folder.look()
+    assert folder.queue.schedules.get("x").plan.description == "c"
+    assert list(folder.errors()) == ["a.json"]
+
+
 def test_two_files_may_swap_their_job_ids(folder):
     folder.write("a.json", "x", description="a")
     folder.write("b.json", "y", description="b")
