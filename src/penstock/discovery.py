@@ -121,7 +121,8 @@ class Discovery:
                 ScanError(
                     file=error.file, type=error.type, message=error.message, traceback=error.traceback,
                     line=error.line, at=now, entry=source, root=str(queue.root),
-                    active=bool(part.tasks.get(error.file)) or self._has_kept(error, kept),
+                    active=bool(part.tasks.get(error.file)),
+                    waits=not part.tasks.get(error.file) and self._has_kept(error, kept),
                 )
                 for error in failed
             ]  # fmt: skip

@@ -27,14 +27,17 @@ class ScanError(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What of ``tasks`` it belongs to."""
     root: str = ""
     active: bool = False
-    """Whether its schedules go on, as its last good version said them."""
+    """Its last good version goes on."""
+    waits: bool = False
+    """Its schedules go on, but nobody who told this has a version of it that can run: jobs wait until it is well."""
 
     @property
     def told(self) -> str:
         """It in one line."""
         line = f" line {self.line}" if self.line is not None else ""
         first = (self.message.strip().splitlines() or [""])[0]
-        return f"{self.file}: {self.type}{line}: {first}" + (" (old version active)" if self.active else "")
+        note = " (old version active)" if self.active else " (its jobs wait)" if self.waits else ""
+        return f"{self.file}: {self.type}{line}: {first}{note}"
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from penstock.sources import loading
+from penstock.sources import imports, loading
 from penstock.sources.loading import LoadError, Source
 
 __all__ = ["LoadError", "Loaded", "load_tasks"]
@@ -94,6 +94,7 @@ class _Scan:
     def run(self, entries: Sequence[str]) -> Loaded:
         if entries and str(self._root) not in sys.path and not ("" in sys.path and Path.cwd() == self._root):
             sys.path.insert(0, str(self._root))
+        imports.forget_changed(_LOADED, _BROKEN)
         for entry in dict.fromkeys(entries):
             path = self._root / Path(entry).expanduser()
             if entry.endswith("/") or path.is_dir():
@@ -102,6 +103,7 @@ class _Scan:
                 self._one_file(entry, path)
             else:
                 self._module(entry)
+        imports.note(_LOADED)
         return Loaded(self._tasks, tuple(self._errors), tuple(self._changed))
 
     # -- folders and files --------------------------------------------------------------------------------
