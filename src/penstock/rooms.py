@@ -226,8 +226,12 @@ class Rooms:
     def _load(self) -> Loaded:
         from penstock.sources.scan import load_tasks
 
-        trusting = self.config.security.trust_world_writable
-        return load_tasks(self.config.tasks, root=self.root, trust_world_writable=trusting)
+        return load_tasks(
+            self.config.tasks,
+            root=self.root,
+            timeout_s=seconds(self.config.scheduler.load_timeout),
+            trust_world_writable=self.config.security.trust_world_writable,
+        )
 
     def on_change(self, listener: Callable[[Job, Transition], None]) -> None:
         """Call ``listener`` after each attempt that ended in this process."""

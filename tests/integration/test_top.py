@@ -118,6 +118,15 @@ def test_a_key_runs_the_selected_function_now(queue):
     drive(filled(queue), act)
 
 
+def test_among_the_runs_the_keys_are_for_the_function_of_the_selected_run(queue):
+    async def act(app, pilot):
+        await pilot.press("tab", "down", "p")
+        await until(pilot, lambda: queue.schedules.get("nightly").pause is not None)
+        assert queue.schedules.get("fx").pause is None
+
+    drive(filled(queue), act)
+
+
 def test_a_key_pauses_a_schedule_and_lets_it_go_on(queue):
     async def act(app, pilot):
         await pilot.press("p")
@@ -194,6 +203,24 @@ def test_it_looks_again_by_itself(queue):
         await until(pilot, lambda: len(lines(app, "runs")) == 1)
 
     drive(queue, act, refresh_s=0.1)
+
+
+def test_the_newest_run_is_on_top_unless_somebody_looks_at_the_runs(queue):
+    def selected(app) -> str:
+        return app.query_one("#runs").get_row_at(app.query_one("#runs").cursor_row)[2].plain
+
+    async def act(app, pilot):
+        assert selected(app) == "top_flaky"
+        queue.enqueue("top_report").wait(10)
+        await until(pilot, lambda: len(lines(app, "runs")) == 3)
+        assert selected(app) == "top_report"
+        await pilot.press("tab", "down")
+        assert selected(app) == "top_flaky"
+        queue.enqueue("top_report").wait(10)
+        await until(pilot, lambda: len(lines(app, "runs")) == 4)
+        assert selected(app) == "top_flaky"
+
+    drive(filled(queue), act, refresh_s=0.1)
 
 
 def test_an_empty_ledger_is_no_trouble(queue):

@@ -17,6 +17,7 @@ from penstock.cli import show
 from penstock.core.exceptions import PenstockError
 from penstock.job.lifecycle import State, shown_state
 from penstock.job.models import Job
+from penstock.job.schedules import SCHEDULE
 from penstock.tui import draw
 from penstock.tui.snapshot import Row, Snapshot, take
 
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 
 _LINES = 500
 _HELP = """\
-r      run the selected function now
+r      run the selected function now, or that of the selected run
 t      retry the selected run, if it has ended: a new job with the same input
 c      cancel the selected run, or the one that is running of the selected function
-p      pause or resume the selected schedule
+p      pause or resume its schedule
 Enter  all about the selected run
 Tab    go from the functions to the runs to the log
 /      show only what has this in its name; Esc shows all again
@@ -169,6 +170,8 @@ class Top(App[None]):
         self._jobs = {job.id: job for job in jobs}
         short = show.short_ids(list(self._jobs))
         _fill(self._functions, {name: draw.function_cells(row, snapshot.at) for name, row in self._rows.items()})
+        if not self._runs.has_focus:
+            self._runs.move_cursor(row=0, animate=False)  # who looks elsewhere wants to see the newest
         _fill(self._runs, {key: draw.run_cells(job, snapshot.at, short[key]) for key, job in self._jobs.items()})
         filtered = f"  (only: {self._filter})" if self._filter else ""
         self._functions.border_title = f"functions {len(rows)}{filtered}"
@@ -195,6 +198,11 @@ class Top(App[None]):
 
     @property
     def _row(self) -> Row | None:
+        """The selected function; where the runs have the focus, that of the selected run."""
+        if self._runs.has_focus:
+            job = self._job
+            name = None if job is None else job.metadata.get(SCHEDULE, job.name)
+            return next((row for row in self._rows.values() if name in (row.name, row.runs)), None)
         key = _selected(self._functions)
         return None if key is None else self._rows.get(key)
 
@@ -351,15 +359,18 @@ class Top(App[None]):
 
 
 def _fill(table: Table, lines: dict[str, list[Text]]) -> None:
-    """Show these lines, each by its key; the cursor stays on the line that it was on."""
+    """Show these lines, each by its key. The cursor stays on its line, or at the top where it was not moved."""
     key, at, offset = _selected(table), table.cursor_row, table.scroll_offset
+    at_top = at == 0 and not table.has_focus
     table.clear()
     for name, cells in lines.items():
         table.add_row(*cells, key=name)
-    if lines:
-        names = list(lines)
-        table.move_cursor(row=names.index(key) if key in lines else min(at, len(names) - 1), animate=False)
-        table.scroll_to(y=offset.y, animate=False)
+    names = list(lines)
+    if not names or at_top:
+        table.scroll_home(animate=False)
+        return
+    table.move_cursor(row=names.index(key) if key in lines else min(at, len(names) - 1), animate=False)
+    table.scroll_to(y=offset.y, animate=False)
 
 
 def _selected(table: Table) -> str | None:
