@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -51,6 +52,8 @@ class Discovery:
         self._warned: set[tuple[str, str]] = set()
         self._functions = -1
         self._retry_at = 0.0
+        self._settled: dict[str, tuple[object, list[Found], list[LoadError], set[str]]] = {}
+        """What was found of each entry, as long as nothing changes: to make 1,000 plans again takes seconds."""
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
@@ -101,21 +104,28 @@ class Discovery:
         if again:
             self._retry_at = began + _RETRY_S
         self._warned = {(failure.file, failure.error) for failure in queue.load_failures}
-        loaded = {entry: self._load(entry, again=again) for entry in dict.fromkeys(queue.config.tasks)}
+        # The same folder may be named twice, by the configuration and on the command line.
+        loaded = {source: self._load(entry, again=again) for source, entry in self._entries().items()}
         now = queue.now()
         found: list[Found] = []
         removed: list[str] = []
         errors: list[ScanError] = []
-        seen: set[str] = set()
-        for entry, part in loaded.items():
-            source = self._source(entry)
-            wanted, made, wrong = self._wanted(source, part, seen)
+        seen: dict[str, str] = {}
+        for source, part in loaded.items():
+            looks = (part.tasks, part.errors)
+            if not again and not part.changed and self._settled.get(source, (None,))[0] == looks:
+                _, made, wrong, kept = self._settled[source]
+                seen |= {one.name: one.where for one in made}
+            else:
+                wanted, made, wrong = self._wanted(source, part, seen)
+                kept = self._kept(source, [*part.errors, *wrong])
+                if declare:
+                    told = queue.schedules.declare(source, wanted, kept=kept)
+                    removed += [name for name, did in told.items() if did == "removed"]
+                    made = [msgspec.structs.replace(one, did=str(told.get(one.name, one.did))) for one in made]
+                    settled = [msgspec.structs.replace(one, did="kept") if one.did in _USUAL else one for one in made]
+                    self._settled[source] = (looks, settled, wrong, kept)
             failed = [*part.errors, *wrong]
-            kept = self._kept(source, failed)
-            if declare:
-                told = queue.schedules.declare(source, wanted, kept=kept)
-                removed += [name for name, did in told.items() if did == "removed"]
-                made = [msgspec.structs.replace(one, did=str(told.get(one.name, one.did))) for one in made]
             found += made
             errors += [
                 ScanError(
@@ -127,7 +137,7 @@ class Discovery:
                 for error in failed
             ]  # fmt: skip
         if declare and prune:
-            removed += self._prune([self._source(entry) for entry in loaded])
+            removed += self._prune(loaded)
         names = {one.task for one in found}
         scan = Scan(
             at=now, root=str(queue.root), files=sum(len(part.tasks) for part in loaded.values()), functions=len(names),
@@ -150,12 +160,16 @@ class Discovery:
             again=again,
         )
 
+    def _entries(self) -> dict[str, str]:
+        """Return what `tasks` names, by the source that its schedules have."""
+        return {self._source(entry): entry for entry in self._queue.config.tasks}
+
     def _source(self, entry: str) -> str:
         path = self._queue.root / entry
         return f"scan:{path.resolve()}" if path.exists() or "/" in entry else f"scan:{entry}"
 
     def _wanted(
-        self, source: str, part: Loaded, seen: set[str]
+        self, source: str, part: Loaded, seen: dict[str, str]
     ) -> tuple[dict[str, Plan], list[Found], list[LoadError]]:
         """Return the plans that functions ask for, and an error for each that cannot be had."""
         wanted: dict[str, Plan] = {}
@@ -165,11 +179,13 @@ class Discovery:
             for task in [TASKS[name] for name in names if name in TASKS]:
                 for mark in task.marks:
                     where = f"{file}:{task.source[1]}"
+                    if seen.get(mark.name) == where:
+                        continue  # a file within a folder that is named too
                     if mark.name in seen:
                         told = f"another schedule is named {mark.name!r}; give one of them a name= of its own"
                         wrong.append(LoadError(file, "NameTaken", told, line=task.source[1]))
                         continue
-                    seen.add(mark.name)
+                    seen[mark.name] = where
                     try:
                         plan = self._plan(task, mark, source=source, where=where)
                     except PenstockError as error:
@@ -200,7 +216,7 @@ class Discovery:
     def _has_kept(self, error: LoadError, kept: set[str]) -> bool:
         return any(_stands_in(self._queue.schedules.get(name).plan.where, error.file) for name in kept)
 
-    def _prune(self, sources: list[str]) -> list[str]:
+    def _prune(self, sources: Iterable[str]) -> list[str]:
         removed: list[str] = []
         mine = f"scan:{self._queue.root}"
         for source in {s.plan.source for s in self._queue.schedules.list(source=mine)} - set(sources):
@@ -224,7 +240,7 @@ class Discovery:
             if before != error:
                 version = record.version if record is not None else 0
                 changes.append(Change(kind=SCAN_ERROR, name=name, seen=version, body=_encode(error)))
-        mine = {self._source(entry) for entry in self._queue.config.tasks}
+        mine = self._entries()
         for name, record in there.items():
             if _errors.decode(record.body).entry in mine:
                 changes.append(Change(kind=SCAN_ERROR, name=name, seen=record.version, body=None))

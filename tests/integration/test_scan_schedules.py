@@ -146,6 +146,16 @@ def test_two_functions_of_one_name_are_told_and_the_first_works_on(root, queue):
     assert queue.schedules.trigger("same_fn").result(10) == "x"
 
 
+def test_a_folder_and_a_file_that_are_named_twice_are_scanned_once(root, queue):
+    write(root, "fns/a.py", function("one_fn"))
+    config = msgspec.structs.replace(queue.config, tasks=("fns/", str(root / "fns"), "fns/a.py"))
+    with JobQueue(config=config, ledger=queue.ledger, root=root) as other:
+        for _ in range(2):
+            found = other.discovery.scan()
+            assert (found.functions, found.errors, found.removed) == (1, (), ())
+    assert names(queue) == {"one_fn"}
+
+
 def test_a_package_may_import_relatively(root, queue):
     write(root, "fns/shop/__init__.py", "")
     write(root, "fns/shop/_prices.py", "PRICE = 42\n")

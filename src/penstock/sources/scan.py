@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from penstock.sources import imports, loading
+from penstock.sources.decorators import TASKS
 from penstock.sources.loading import LoadError, Source
 
 __all__ = ["LoadError", "Loaded", "load_tasks"]
@@ -84,6 +85,7 @@ class _Scan:
         self._tasks: dict[str, tuple[str, ...]] = {}
         self._errors: list[LoadError] = []
         self._changed: list[str] = []
+        self._modules: dict[str, str] = {}
         self._failed: set[Path] = set()
         self._running = {
             file: name
@@ -104,6 +106,10 @@ class _Scan:
             else:
                 self._module(entry)
         imports.note(_LOADED)
+        names: dict[str, list[str]] = {}
+        for name, task in TASKS.items():
+            names.setdefault(task.__module__, []).append(name)
+        self._tasks |= {shown: tuple(names.get(module, ())) for shown, module in self._modules.items()}
         return Loaded(self._tasks, tuple(self._errors), tuple(self._changed))
 
     # -- folders and files --------------------------------------------------------------------------------
@@ -114,9 +120,9 @@ class _Scan:
             return
         folder = folder.resolve()
         base = self._base(folder)
-        seen: list[Path] = []
+        seen: set[Path] = set()
         for file in self._files(folder, folder if not folder.is_relative_to(self._root) else self._root, set()):
-            seen.append(file)
+            seen.add(file)
             self._file(file, base)
         for known in [path for path in _LOADED if path.startswith(f"{folder}{os.sep}")]:
             if Path(known) not in seen and not Path(known).exists():
@@ -197,7 +203,8 @@ class _Scan:
             self._errors.append(loading.error_of(shown, error))
         known = _LOADED.get(str(file))
         if known is not None:
-            self._tasks[shown] = tuple(loading.tasks_of(known.module))
+            self._tasks[shown] = ()
+            self._modules[shown] = known.module
 
     def _parents(self, file: Path, base: Path) -> str | None:
         """Load the packages around a file; return the name of the innermost, None if one of them fails."""
