@@ -7,7 +7,7 @@ EXTRAS := hamilton,flowerpower
 # Tests wait more than they compute: two processes for each core, and no more than the servers have room for.
 SPREAD ?= -n $(shell n=$$(( 2 * $$(getconf _NPROCESSORS_ONLN) )); echo $$(( n < 8 ? n : 8 ))) --dist worksteal
 
-.PHONY: help venv fuzz test suite bars chaos cross services unit check conformance installs docs demo bench lock clean
+.PHONY: help venv fuzz test suite rio bars chaos cross services unit check conformance installs docs demo bench lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -32,6 +32,10 @@ test: suite $(if $(ARGS),,bars)  ## everything: the suite, then the bars of reli
 
 suite: $(VENV)/.dev services  ## every engine and ledger, on private real servers
 	$(BIN)/python -m pytest -q $(SPREAD) --ignore tests/chaos/test_bars.py $(ARGS)
+
+rio: $(VENV)/.dev  ## periodic jobs in a Rio app, in a real Chromium, which is installed as root on Debian
+	@bash tools/services.sh chromium
+	$(BIN)/python -m pytest -q tests/integration/test_rio.py tests/integration/test_rio_browser.py $(ARGS)
 
 bars: $(VENV)/.dev services  ## every bar of reliability at its small size: kills, outages, hostile messages
 	$(BIN)/python -m pytest -q -n 2 tests/chaos/test_bars.py $(ARGS)

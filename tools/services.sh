@@ -2,11 +2,15 @@
 # Install the servers that the tests need and that no wheel carries for this Python: redis-server and rabbitmq-server,
 # by apt, as root on Debian and its kin. What is there already is left alone; system services are stopped and disabled,
 # as the tests run private servers. Elsewhere it says what is missing and changes nothing.
+# The browser comes only when asked for (`services.sh chromium`) or where nothing may be skipped: it takes 113 MB.
 set -euo pipefail
 
 missing=()
 command -v redis-server >/dev/null || missing+=(redis-server)
 command -v rabbitmq-server >/dev/null || [ -x /usr/sbin/rabbitmq-server ] || missing+=(rabbitmq-server)
+if [ "${1:-}" = chromium ] || [ "${PENSTOCK_REQUIRE_SERVICES:-0}" != 0 ]; then
+  command -v chromium >/dev/null || missing+=(chromium)
+fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
