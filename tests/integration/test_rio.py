@@ -17,7 +17,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from penstock import JobQueue, task
+from penstock.core.config import Config
 from penstock.core.exceptions import ConfigError
+from penstock.sources.decorators import TASKS
 from penstock.testing.harness import wait_until
 
 MISSING = "is not installed; pip install 'penstock[rio]' asyncio-atexit playwright"
@@ -25,6 +27,7 @@ rio = pytest.importorskip("rio", reason=f"Rio {MISSING}")
 testing = pytest.importorskip("rio.testing", reason=f"what rio.testing needs {MISSING}")
 
 import penstock.rio as rio_jobs  # noqa: E402
+from penstock.rio import scheduler as scheduler_room  # noqa: E402
 from penstock.rio.words import length, moment  # noqa: E402
 
 HOUR = timedelta(hours=1)
@@ -253,7 +256,7 @@ def test_a_time_in_the_past_means_at_once(scheduler):
     asyncio.run(main())
 
 
-def test_an_exception_is_kept_with_the_run_and_the_interval_goes_on(scheduler, caplog):
+def test_an_exception_is_kept_with_the_run_and_the_interval_goes_on(scheduler, queue, caplog):
     @scheduler.job(HOUR, name="breaks", **AT_ONCE)
     async def breaks(run):
         raise ConnectionError("no route")
@@ -265,7 +268,7 @@ def test_an_exception_is_kept_with_the_run_and_the_interval_goes_on(scheduler, c
     asyncio.run(main())
     (run,) = scheduler._runs_read
     assert (run.state, run.error) == ("failed", "ConnectionError('no route')")
-    assert scheduler.queue.schedules.get("breaks").next_at == run.finished_at + HOUR
+    assert queue.schedules.get("breaks").next_at == run.finished_at + HOUR
     assert "'breaks' has crashed" in caplog.text
 
 
@@ -330,7 +333,62 @@ def test_a_job_that_is_gone_from_the_app_is_gone_from_the_ledger(queue):
     assert asyncio.run(main(rio_jobs.JobScheduler(queue).add_job(print, HOUR, name="new"))) == {"new": "scheduled"}
 
 
-def test_nothing_runs_after_the_app_has_closed(scheduler):
+def test_a_shorter_interval_need_not_wait_for_the_end_of_the_longer_one(queue):
+    async def main(interval):
+        scheduler = rio_jobs.JobScheduler(queue).add_job(print, interval, name="report", soft_start=False)
+        async with running(scheduler):
+            return scheduler.jobs()[0].next_run_at
+
+    first = asyncio.run(main(timedelta(days=30)))
+    assert asyncio.run(main(timedelta(days=40))) == first
+    shorter = asyncio.run(main(HOUR))
+    assert first - shorter > timedelta(days=29)
+    assert asyncio.run(main(HOUR)) == shorter
+
+
+def test_the_queue_that_is_given_may_have_a_worker_of_its_own(queue):
+    @task(name="other")
+    def other():
+        return 7
+
+    ran = []
+
+    async def main():
+        async with running(rio_jobs.JobScheduler(queue).add_job(ran.append, HOUR, name="mine", **AT_ONCE)):
+            assert await queue.enqueue(other).aresult(20) == 7
+            await until(lambda: ran)
+
+    with queue.worker():
+        asyncio.run(main())
+
+
+@pytest.mark.parametrize("engine", ["rq", "saq", "arq", "taskiq", "dramatiq", "huey"])
+def test_jobs_run_on_every_engine(engine, redis_url, tmp_path):
+    where = {}
+    backend = f"{engine}+{redis_url}"
+    config = Config(namespace=f"rio-{engine}")
+    with JobQueue(backend, ledger=f"sqlite:///{tmp_path}/l.db", root=tmp_path, config=config) as queue:
+        scheduler = rio_jobs.JobScheduler(queue)
+
+        @scheduler.job(HOUR, **AT_ONCE)
+        async def on_the_loop(run):
+            where["async"] = threading.current_thread() is threading.main_thread()
+            return "never"
+
+        @scheduler.job(HOUR, **AT_ONCE)
+        def off_the_loop(run):
+            where["sync"] = threading.current_thread() is threading.main_thread()
+            return "never"
+
+        async def main():
+            async with running(scheduler):
+                await until(lambda: set(doing(scheduler).values()) == {"unscheduled"})
+
+        asyncio.run(main())
+    assert where == {"async": True, "sync": False}
+
+
+def test_nothing_runs_after_the_app_has_closed(scheduler, queue):
     ran = []
     scheduler.add_job(ran.append, timedelta(milliseconds=50), name="fast", **AT_ONCE)
 
@@ -343,7 +401,7 @@ def test_nothing_runs_after_the_app_has_closed(scheduler):
         assert scheduler.run_now("fast") is None
 
     asyncio.run(main())
-    assert scheduler.queue.workers() == []
+    assert queue.workers() == []
 
 
 def test_a_run_that_the_close_interrupts_begins_again_with_the_app(queue):
@@ -381,10 +439,45 @@ def test_a_name_that_a_task_of_the_process_has_is_refused(scheduler):
     scheduler.add_job(print, HOUR, name="taken")
 
     async def main():
-        scheduler._open(app_of(scheduler), asyncio.get_running_loop())
+        await scheduler._on_app_start(rio.ExtensionAppStartEvent(app_of(scheduler)))
 
     with pytest.raises(ConfigError, match="taken"):
         asyncio.run(main())
+    assert TASKS["taken"] is taken
+
+
+def test_jobs_begin_once_the_ledger_can_be_opened(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(scheduler_room, "_RETRY_S", 0.05)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "penstock.toml").write_text('backend = "inline://"\nledger = "sqlite:///disk/ledger.db"\n')
+    (tmp_path / "disk").write_text("a file where the folder is to be")
+    ran = []
+    scheduler = rio_jobs.JobScheduler().add_job(ran.append, HOUR, **AT_ONCE)
+    app = rio.App(build=rio.Spacer, name="Test", assets_dir=tmp_path / "assets")
+    app._add_extension(scheduler)
+
+    async def main():
+        async with running(scheduler, app):
+            assert "no jobs run until this is over" in caplog.text
+            (tmp_path / "disk").unlink()
+            await until(lambda: ran)
+
+    asyncio.run(main())
+
+
+def test_an_app_that_closes_before_its_ledger_could_be_opened_ends(tmp_path, caplog):
+    (tmp_path / "disk").write_text("a file where the folder is to be")
+    (tmp_path / "penstock.toml").write_text('ledger = "sqlite:///disk/ledger.db"\n')
+    scheduler = rio_jobs.JobScheduler().add_job(print, HOUR)
+    app = rio.App(build=rio.Spacer, name="Test", assets_dir=tmp_path / "assets")
+    app._add_extension(scheduler)
+
+    async def main():
+        async with running(scheduler, app):
+            pass
+
+    asyncio.run(main())
+    assert scheduler.queue is None
 
 
 PROCESS = """

@@ -5,61 +5,32 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import msgspec
 import rio
 
 from penstock.bridge import in_thread, running_loop
-from penstock.calls import intent_of
-from penstock.client import JobQueue
-from penstock.core.config import HistoryConfig, seconds
-from penstock.core.exceptions import ConfigError, JobNotFoundError
-from penstock.job.rules import After
-from penstock.options import JobOptions
-from penstock.rio import start
-from penstock.rio.body import JobFunction, name_of, place_of, task_of
-from penstock.rio.shown import TITLE, PastRun, ScheduledJob, past_runs, scheduled_jobs
-from penstock.sources.decorators import TASKS
+from penstock.core.exceptions import BackendUnavailableError, ConfigError, JobNotFoundError, LedgerUnavailableError
+from penstock.rio.body import JobFunction, name_of
+from penstock.rio.opened import Added, Opened, queue_for
+from penstock.rio.shown import PastRun, ScheduledJob, past_runs, scheduled_jobs
 
 if TYPE_CHECKING:
     from penstock.bridge import Loop
-    from penstock.job.schedules import Plan
-    from penstock.worker import Worker
+    from penstock.client import JobQueue
 
 logger = logging.getLogger("penstock.rio")
 
 J = TypeVar("J", bound=JobFunction)
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.:\-/ \[\]<>]")
-_THREADS = 16
-_KEEP_MAX = timedelta(days=90)
 _BEGIN_WAIT_S = 1.0
-_SHORTEST_S = 0.001
-
-
-class _Added(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as it was added."""
-
-    name: str
-    title: str
-    function: Any
-    interval: timedelta
-    waits: bool
-    soft: bool
-
-
-class _Running(msgspec.Struct, frozen=True, kw_only=True):
-    """What is there between the app's start and its close."""
-
-    app: Any
-    loop: Any
-    queue: Any
-    worker: Any
-    source: str
+_RETRY_S = 5.0
+_OUT_OF_REACH = (BackendUnavailableError, LedgerUnavailableError)
 
 
 class JobScheduler(rio.Extension):
@@ -86,8 +57,9 @@ class JobScheduler(rio.Extension):
         """Set a scheduler up; nothing runs before the app starts.
 
         Args:
-            queue: whose jobs these are, and whose ledger keeps them; it stays the caller's to close. Default: the one
-                that a ``penstock.toml`` beside the app configures, else Huey and SQLite in ``.penstock`` beside it.
+            queue: whose engine and ledger to use, by a worker of their own; it stays the caller's to close, after the
+                app has. Default: what a ``penstock.toml`` beside the app configures, else Huey and SQLite in
+                ``.penstock`` beside it.
             keep_past_runs_for: how long runs are shown, and kept in a ledger of the default queue.
             keep_past_n_runs: how many runs of each job are shown, however old; the default queue keeps rarer runs
                 for 90 days at most, a queue of yours as long as its ``[history]`` says.
@@ -103,8 +75,10 @@ class JobScheduler(rio.Extension):
         self._lane = lane
         self._concurrency = concurrency
         self._grace_s = close_grace.total_seconds()
-        self._added: dict[str, _Added] = {}
-        self._running: _Running | None = None
+        self._added: dict[str, Added] = {}
+        self._opened: Opened | None = None
+        self._retry: threading.Thread | None = None
+        self._closing = threading.Event()
         self._jobs_read: list[ScheduledJob] = []
         self._runs_read: list[PastRun] = []
 
@@ -137,14 +111,13 @@ class JobScheduler(rio.Extension):
         """
         _check(job, interval, name, wait_for_initial_interval, soft_start)
         title = name_of(job) if name is None else name
-        added = _Added(
+        added = Added(
             name=self._name(title), title=title, function=job, interval=interval, waits=wait_for_initial_interval,
             soft=soft_start,
         )  # fmt: skip
         self._added[added.name] = added
-        if (running := self._running) is not None:
-            self._register(running.queue, running.app, running.loop, [added])
-            self._declare(running.queue, running.source, all_of_it=False)
+        if self._opened is not None:
+            self._opened.add(added)
         return self
 
     def job(
@@ -184,24 +157,24 @@ class JobScheduler(rio.Extension):
     @property
     def queue(self) -> JobQueue | None:
         """The queue that the jobs are in; None before the app has started, unless it was given."""
-        return self._running.queue if self._running is not None else self._given
+        return self._opened.queue if self._opened is not None else self._given
 
     def jobs(self) -> list[ScheduledJob]:
         """Return the app's jobs by their next run, those that never run last; reads the ledger."""
-        running = self._running
-        if running is None:
+        opened = self._opened
+        if opened is None:
             return self.jobs_as_read()
-        self._jobs_read = scheduled_jobs(running.queue, running.source)
+        self._jobs_read = scheduled_jobs(opened.queue, opened.source)
         return self._jobs_read
 
     def runs(self, limit: int = 50) -> list[PastRun]:
         """Return the newest runs over all jobs, as far as they are to be kept; reads the ledger."""
-        running = self._running
-        if running is None:
+        opened = self._opened
+        if opened is None:
             return self._runs_read
-        jobs = scheduled_jobs(running.queue, running.source)
+        jobs = scheduled_jobs(opened.queue, opened.source)
         self._runs_read = past_runs(
-            running.queue,
+            opened.queue,
             [(job.name, job.title) for job in jobs],
             lane=self._lane,
             keep_for=self._keep_for,
@@ -212,7 +185,7 @@ class JobScheduler(rio.Extension):
 
     def jobs_as_read(self) -> list[ScheduledJob]:
         """Return what `jobs` has returned last, or what was added here; reads nothing."""
-        if self._running is not None and self._jobs_read:
+        if self._opened is not None and self._jobs_read:
             return self._jobs_read
         return [ScheduledJob(name=a.name, title=a.title, doing="starting") for a in self._added.values()]
 
@@ -228,9 +201,9 @@ class JobScheduler(rio.Extension):
         Raises:
             ScheduleNotFoundError: there is no such job.
         """
-        if self._running is None:
+        if self._opened is None:
             return None
-        handle = self._running.queue.schedules.trigger(name, by="app")
+        handle = self._opened.queue.schedules.trigger(name, by="app")
         until = time.monotonic() + _BEGIN_WAIT_S
         while time.monotonic() < until:
             try:
@@ -257,100 +230,46 @@ class JobScheduler(rio.Extension):
 
     @rio.extension_event.on_app_start
     async def _on_app_start(self, event: rio.ExtensionAppStartEvent) -> None:
-        if self._running is not None:
+        if self._opened is not None or self._retry is not None:
             raise ConfigError("this JobScheduler runs already; each app needs one of its own")
+        self._closing.clear()
         loop = running_loop()
-        self._running = await in_thread(self._open, event.app, loop)
+        try:
+            self._opened = await in_thread(self._open, event.app, loop)
+        except _OUT_OF_REACH as error:
+            logger.error("no jobs run until this is over, it is tried again every %g s: %s", _RETRY_S, error)
+            self._retry = threading.Thread(target=self._keep_trying, args=(event.app, loop), daemon=True)
+            self._retry.start()
 
     @rio.extension_event.on_app_close
     async def _on_app_close(self, _event: rio.ExtensionAppCloseEvent) -> None:
-        running, self._running = self._running, None
-        if running is not None:
-            # Not on the loop: coroutines that are to end need it.
-            await in_thread(self._close, running)
+        # In a thread: coroutines that are to end need the loop.
+        await in_thread(self._close)
 
-    def _open(self, app: rio.App, loop: Loop) -> _Running:
-        queue = self._given if self._given is not None else self._own_queue(app)
-        source = f"rio:{app.name}" if self._lane == "rio" else f"rio:{app.name}:{self._lane}"
-        try:
-            self._register(queue, app, loop, self._added.values())
-            anew = start.begins_anew(queue, source, self._lane)
-            self._declare(queue, source, all_of_it=anew)
-            if anew:
-                self._begin(queue)
-            worker: Worker = queue.worker(
-                queues=(self._lane,), concurrency=self._concurrency or max(_THREADS, len(self._added))
-            )
-            worker.start()
-        except BaseException:
-            self._forget(queue)
-            raise
-        return _Running(app=app, loop=loop, queue=queue, worker=worker, source=source)
+    def _open(self, app: rio.App, loop: Loop) -> Opened:
+        added = list(self._added.values())
+        queue = queue_for(app, self._given, added, keep_for=self._keep_for, keep_n=self._keep_n)
+        return Opened(app, loop, queue, added, lane=self._lane, concurrency=self._concurrency)
 
-    def _close(self, running: _Running) -> None:
-        try:
-            running.worker.stop(grace_s=self._grace_s)
-            start.ended(running.queue, running.source)
-        finally:
-            self._forget(running.queue)
+    def _keep_trying(self, app: rio.App, loop: Loop) -> None:
+        while not self._closing.wait(_RETRY_S):
+            try:
+                self._opened = self._open(app, loop)
+            except _OUT_OF_REACH:
+                continue
+            except Exception:
+                logger.exception("the jobs could not be started")
+            else:
+                logger.info("the jobs run now")
+            return
 
-    def _forget(self, queue: JobQueue) -> None:
-        for name in self._added:
-            TASKS.discard(name)
-        if self._given is None:
-            queue.close()
-
-    def _own_queue(self, app: rio.App) -> JobQueue:
-        found = JobQueue.from_config(app.assets_dir.parent)
-        if found.config.history != HistoryConfig():
-            return found
-        longest = max((added.interval for added in self._added.values()), default=timedelta())
-        keep_s = max(self._keep_for, min(self._keep_n * longest, _KEEP_MAX)).total_seconds()
-        history = HistoryConfig(keep_succeeded=keep_s, keep_failed=keep_s)
-        return JobQueue(config=msgspec.structs.replace(found.config, history=history), root=found.root)
-
-    def _register(self, queue: JobQueue, app: rio.App, loop: Loop, added: Any) -> None:
-        queue.load_tasks()
-        for one in added:
-            if one.name in TASKS:
-                raise ConfigError(
-                    f"a task of this process is named {one.name!r} already; give the job another name: name=..."
-                )
-            TASKS.add(task_of(one.function, task=one.name, title=one.title, app=app, loop=loop))
-
-    def _declare(self, queue: JobQueue, source: str, *, all_of_it: bool) -> None:
-        """Make the schedules what was added; ``all_of_it``: and take those away that were not."""
-        now = queue.now()
-        wanted = {added.name: self._plan(queue, added, now) for added in self._added.values()}
-        kept = () if all_of_it else [schedule.name for schedule in queue.schedules.list(source=source)]
-        told: Mapping[str, str] = queue.schedules.declare(source, wanted, kept=kept)
-        for name, did in told.items():
-            if " " in did:  # a sentence: why not
-                raise ConfigError(f"job {name!r} cannot be scheduled: {did}")
-
-    def _plan(self, queue: JobQueue, added: _Added, now: Any) -> Plan:
-        options = JobOptions.parse(
-            {"queue": self._lane, "max_attempts": 1, "isolation": "inline", "metadata": {TITLE: added.title}}
-        )
-        call = TASKS.find(added.name).call()
-        call.options = options
-        every_s = max(_SHORTEST_S, added.interval.total_seconds())
-        where = place_of(added.function)
-        intent = intent_of(queue.config, call)
-        plan = queue.schedules.plan(intent, where=where, every=every_s, follows=True, soft_start=added.soft)
-        rule = After(every_s, now + added.interval if added.waits else now, follows=True)
-        return msgspec.structs.replace(plan, rule=rule)
-
-    def _begin(self, queue: JobQueue) -> None:
-        """Begin the app anew: see the class."""
-        now = queue.now()
-        for added in self._added.values():
-            there = queue.schedules.get(added.name)
-            if not added.waits:
-                queue.schedules.begin_at(added.name, now)
-            elif there.over:
-                queue.schedules.begin_at(added.name, now + added.interval)
-        queue.schedules.stagger(self._added, seconds(queue.config.scheduler.soft_start))
+    def _close(self) -> None:
+        self._closing.set()
+        if (retry := self._retry) is not None:
+            retry.join()
+        opened, self._opened, self._retry = self._opened, None, None
+        if opened is not None:
+            opened.close(self._grace_s)
 
 
 def _check(job: Any, interval: Any, name: Any, wait: Any, soft: Any) -> None:

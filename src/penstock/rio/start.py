@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -27,11 +28,12 @@ class _Start(msgspec.Struct, frozen=True):
 _decoder = msgspec.json.Decoder(_Start)
 
 
-def begins_anew(queue: JobQueue, source: str, lane: str) -> bool:
-    """Whether no other process of this app is alive; of several that ask at once, one is told so."""
+def begins_anew(queue: JobQueue, source: str, lane: str, tasks: Collection[str]) -> bool:
+    """Whether no other process of the app with these tasks is alive; of several that ask at once, one is told so."""
     records, now = queue.ledger.records, queue.ledger.now()
     seen = records.get(KIND, source)
-    if any(lane in worker.queues and worker.id != queue.owner and _lives(worker.id) for worker in queue.workers()):
+    others = [w for w in queue.workers() if lane in w.queues and not set(tasks).isdisjoint(w.tasks) and _lives(w.id)]
+    if others:
         return False
     if seen is not None:
         start = _decoder.decode(seen.body)
