@@ -108,7 +108,7 @@ class JobsView(rio.Component):
         jobs = self._jobs if self._jobs is not None else self.scheduler.jobs_as_read()
         if not jobs:
             return _nothing("No jobs are scheduled")
-        rows = rio.ListView()
+        rows = rio.ListView(align_y=0)
         for job in jobs:
             rows.add(self._row(job))
         return _page(rows, self._trouble)
@@ -137,6 +137,7 @@ class JobsView(rio.Component):
                 icon, when = _icon("material/hourglass_top", "dim"), "Waits for a free place"
             case "paused":
                 icon, when = _icon("material/pause_circle", "dim"), "Paused"
+                when += f": {job.status_message}" if job.status_message else ""
             case "unscheduled":
                 icon = _icon("material/event_busy", "dim")
                 when = "This job has been unscheduled and will not run again"
@@ -147,7 +148,7 @@ class JobsView(rio.Component):
                 when = f"Scheduled for {moment(at, now, zone)}" if at is not None else ""
         return _Row(
             title=job.title,
-            told=job.status_message,
+            told=job.status_message if job.doing == "running" else "",
             when=when,
             progress=job.progress if job.doing == "running" else None,
             icon=icon,
@@ -185,7 +186,7 @@ class RunsView(rio.Component):
         runs = self._runs if self._runs is not None else self.scheduler.runs_as_read()
         if not runs:
             return _nothing("No jobs have run yet")
-        rows = rio.ListView()
+        rows = rio.ListView(align_y=0)
         for run in runs:
             rows.add(self._row(run))
         return _page(rows, self._trouble)

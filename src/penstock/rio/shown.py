@@ -31,6 +31,7 @@ class ScheduledJob(msgspec.Struct, frozen=True, kw_only=True):
     next_run_at: datetime | None = None
     started_at: datetime | None = None
     status_message: str = ""
+    """What its run says; of a paused job, why it is."""
     progress: float | None = None
 
 
