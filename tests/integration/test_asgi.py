@@ -10,8 +10,8 @@ from penstock import JobQueue, task
 from penstock.core.exceptions import LedgerUnavailableError
 from penstock.testing.harness import wait_until
 
-starlette = pytest.importorskip("starlette", reason="starlette is not installed: pip install starlette httpx")
-pytest.importorskip("httpx", reason="httpx, which starlette's TestClient needs, is not installed")
+starlette = pytest.importorskip("starlette", reason="starlette is not installed: pip install starlette httpx2")
+pytest.importorskip("httpx2", reason="what starlette's TestClient needs is not installed: pip install httpx2")
 
 from starlette.applications import Starlette  # noqa: E402
 from starlette.responses import JSONResponse  # noqa: E402
