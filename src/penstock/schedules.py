@@ -395,6 +395,8 @@ def _with_plan(schedule: Schedule, plan: Plan, now: datetime) -> Schedule:
     else:
         begin = now if schedule.cursor_at is None else max(now, schedule.cursor_at)
         next_at = schedules.first_look(plan, begin)
+        if next_at is not None and next_at < begin:  # a time that was over when somebody said it
+            next_at = None
         after = msgspec.structs.replace(after, awaits=None)
     return msgspec.structs.replace(after, next_at=next_at, over=next_at is None and after.awaits is None)
 

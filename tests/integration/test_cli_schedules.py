@@ -288,6 +288,21 @@ def test_show_tells_what_became_of_fire_times(penstock):
 # -- the scheduler alone --------------------------------------------------------------------------------------------
 
 
+def test_a_scheduler_alone_takes_every_door(penstock, project):
+    (project / "jobs" / "found.py").write_text(
+        "from penstock import schedule\n\n@schedule(every='1h')\ndef found() -> None:\n    pass\n"
+    )
+    (project / "jobs.d").mkdir()
+    job = {"job_id": "new-job", "description": "says hi", "schedule": "*/5 * * * *",
+           "task": {"type": "execute_command", "command": "echo hi"}}  # fmt: skip
+    (project / "jobs.d" / "new.json").write_text(json.dumps(job))
+    (project / "penstock.toml").write_text('jobs_dir = "jobs.d"\n' + CONFIG)
+    assert penstock("scheduler", "--once") == 0
+    assert {row["name"] for row in penstock.json("schedules")} == {"nightly", "found", "new-job"}
+    assert penstock("schedules", "show", "new-job") == 0
+    assert "says hi" in penstock.out
+
+
 def test_once_makes_what_is_due_and_prints_how_many_jobs_that_were(penstock):
     penstock("schedules", "add", "tick", "2020-01-01T00:00", "--grace", "100000d")
     assert penstock("scheduler", "--once") == 0

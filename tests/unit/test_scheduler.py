@@ -410,6 +410,15 @@ def test_a_trigger_of_what_counts_from_the_end_starts_no_second_run(queue, sales
     assert len(jobs(queue)) == 1
 
 
+def test_a_time_that_is_over_by_now_is_not_made_up_for(queue, clock, sales):
+    queue.schedule(sales, at="2026-11-21T12:00")
+    assert queue.scheduler.tick() == 0
+    schedule = queue.schedules.get("sales")
+    assert (schedule.over, schedule.counts) == (True, {"skipped: late": 1})
+    assert queue.schedules.update("sales", at="2026-11-21T13:00").over
+    assert not queue.schedules.update("sales", at="2026-11-22T13:00").over
+
+
 def test_it_fires_no_more_often_than_it_may(queue, clock, sales):
     queue.schedule(sales, rule="R3/2026-11-22T01:00Z/PT1H", overlap="allow")
     for _ in range(6):

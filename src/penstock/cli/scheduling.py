@@ -16,6 +16,7 @@ from penstock.core.config import seconds
 from penstock.core.durations import parse_duration_s
 from penstock.core.exceptions import LedgerUnavailableError
 from penstock.declared import declare
+from penstock.rescan import Rescan
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -34,8 +35,8 @@ def scheduler(
 ) -> int:
     """Make the jobs of schedules, and run none, until SIGTERM or Ctrl-C. Every worker does so too, beside its work.
 
-    Any number may run, none leads: one fire time makes one job. Schedules that the configuration declares are made
-    first.
+    Any number may run, none leads: one fire time makes one job. What the configuration, folders of functions and of
+    job files, and projects declare is made first, and followed.
 
     Args:
         once: Make what is due now, print how many jobs that were, and end.
@@ -58,11 +59,14 @@ def scheduler(
         declared = _declare(queue, stop, 0.0 if once else patience_s)
         if declared is None:
             return OK
+        rescan = Rescan(queue, declare=True)
         if once:
+            queue.job_files.look()
+            rescan.scan()
             with queue.captured(echo=session.verbose > 0):
                 _print_once(session, queue.scheduler.tick())
             return OK
-        _run(session, queue, stop)
+        _run(session, queue, rescan, stop)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -82,14 +86,17 @@ def _declare(queue: JobQueue, stop: threading.Event, patience_s: float) -> dict[
     return None
 
 
-def _run(session: Session, queue: JobQueue, stop: threading.Event) -> None:
+def _run(session: Session, queue: JobQueue, rescan: Rescan, stop: threading.Event) -> None:
+    queue.job_files.start()
+    rescan.scan()
     queue.scheduler.start()
     try:
         found = queue.schedules.list()
         _tell(session, "ready", f"scheduler is ready: {len(found)} schedules", schedules=len(found))
         while not stop.wait(1.0):
-            pass
+            rescan.turn()
     finally:
+        queue.job_files.stop()
         queue.scheduler.stop()
     made = queue.scheduler.counts["made"]
     _tell(session, "ended", f"scheduler ended: {made} jobs made", made=made)

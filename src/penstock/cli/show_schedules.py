@@ -177,6 +177,7 @@ def facts(schedule: Schedule, last: Job | None, now: datetime) -> list[tuple[str
         ("waiting", f"{len(schedule.waiting)} for the end of the job before" if schedule.waiting else ""),
         ("counted", ", ".join(f"{count} {what}" for what, count in sorted(schedule.counts.items()))),
         ("declared in", declared_in(plan) or "made by hand"),
+        ("description", plan.description),
         ("made", show.ago(schedule.made_at, now)),
         ("revision", f"{schedule.revision}, changed {show.ago(schedule.changed_at, now)}"),
     ]  # fmt: skip

@@ -160,7 +160,7 @@ def first_look(plan: Plan, now: datetime) -> datetime | None:
         case After(first_at=first_at):
             at = max(first_at or now, plan.start_at or now)
         case At(instant=instant):
-            at = instant  # one that lies in the past is told as late, or made within the grace
+            at = instant  # one that lies in the past is told as late
         case rule:
             at = rule.next_after(begin)
     return _within(plan, at)
@@ -183,8 +183,8 @@ def look(schedule: Schedule, now: datetime) -> Looked:
         late_s = (now - at).total_seconds()
         if late_s <= ON_TIME_S:
             on_time.append(at)
-        elif plan.grace_s is None or late_s <= plan.grace_s:
-            missed.append(at)
+        elif at >= schedule.made_at and (plan.grace_s is None or late_s <= plan.grace_s):
+            missed.append(at)  # what was over before there was a schedule has not been missed
     if last is None:
         if schedule.next_at is not None and schedule.next_at <= now:  # all of them have been dealt with
             schedule = msgspec.structs.replace(schedule, next_at=_next(plan, now))
