@@ -115,7 +115,7 @@ def test_of_many_schedulers_one_makes_the_job(tmp_path, sales):
     queues = [JobQueue(config=config, root=tmp_path) for _ in range(4)]
     schedule = queues[0].schedule(sales, cron="* * * * * *", max_fires=20, overlap="allow", catch_up="all")
     before = schedule.next_at - timedelta(seconds=30)
-    queues[0].schedules._change("sales", lambda schedule, _now: replace(schedule, next_at=before))
+    queues[0].schedules._change("sales", lambda schedule, _now: replace(schedule, next_at=before, made_at=before))
     made = []
     threads = [threading.Thread(target=lambda q=q: made.append(q.scheduler.tick())) for q in queues]
     for thread in threads:

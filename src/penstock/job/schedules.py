@@ -183,8 +183,8 @@ def look(schedule: Schedule, now: datetime) -> Looked:
         late_s = (now - at).total_seconds()
         if late_s <= ON_TIME_S:
             on_time.append(at)
-        elif at >= schedule.made_at and (plan.grace_s is None or late_s <= plan.grace_s):
-            missed.append(at)  # what was over before there was a schedule has not been missed
+        elif late_s <= plan.grace_s if plan.grace_s is not None else at >= schedule.made_at:
+            missed.append(at)  # what was over before there was a schedule is made up for if a grace says so
     if last is None:
         if schedule.next_at is not None and schedule.next_at <= now:  # all of them have been dealt with
             schedule = msgspec.structs.replace(schedule, next_at=_next(plan, now))
