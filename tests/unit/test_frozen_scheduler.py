@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from penstock import Run, task
+from penstock.testing.frozen import FrozenScheduler
 
 
 @pytest.fixture
@@ -38,6 +39,16 @@ def test_a_nightly_job_fires_once_on_each_day_that_exists(frozen_scheduler, nigh
     frozen_scheduler.queue.schedule(nightly, cron="30 2 * * *", timezone=zone)
     # Apia left the 30 December 2011 out.
     assert len(frozen_scheduler.advance(timedelta(days=365), run=False)) == 365
+
+
+def test_a_scheduler_that_starts_anew_within_the_folded_hour_fires_no_second_time(frozen_scheduler, nightly):
+    frozen_scheduler.at("2026-10-25T00:00", tz="Europe/Berlin")
+    frozen_scheduler.queue.schedule(nightly, cron="30 2 * * *", timezone="Europe/Berlin")
+    runs = []
+    for _ in range(24 * 12):
+        runs += frozen_scheduler.advance("5m", run=False)
+        frozen_scheduler = FrozenScheduler(frozen_scheduler.queue, frozen_scheduler._clock)
+    assert len({run.id for run in runs}) == 1
 
 
 def test_bodies_need_not_run(frozen_scheduler, nightly, ran):
