@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from psycopg.rows import tuple_row
 
-from penstock.core.records import Change, Record, Records
-from penstock.ledger import records_sql, rows
+from penstock.core.records import Change
+from penstock.ledger import rows
 from penstock.ledger.postgres_server import Connection, PostgresServer
+from penstock.ledger.sql_records import SqlRecords
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from penstock.ledger.postgres_sql import Statements
 
 
-class PostgresRecords(Records):
+class PostgresRecords(SqlRecords):
     """See `Records`. Times are the server's, or of ``clock`` in tests."""
 
     def __init__(self, server: PostgresServer, statements: Statements, clock: Callable[[], float] | None) -> None:
@@ -34,24 +34,6 @@ class PostgresRecords(Records):
         return self._server.call(
             lambda connection, _again: connection.cursor(row_factory=tuple_row).execute(text, given).fetchall()
         )
-
-    def get(self, kind: str, name: str) -> Record | None:
-        """See `Records.get`."""
-        found = self._rows(records_sql.GET, kind=kind, name=name)
-        return rows.record_of(found[0]) if found else None
-
-    def all(self, kind: str) -> list[Record]:
-        """See `Records.all`."""
-        return [rows.record_of(row) for row in self._rows(records_sql.ALL, kind=kind)]
-
-    def due(self, kind: str, limit: int) -> list[Record]:
-        """See `Records.due`."""
-        return [rows.record_of(row) for row in self._rows(records_sql.DUE, kind=kind, limit=limit)]
-
-    def next_due_at(self, kind: str) -> datetime | None:
-        """See `Records.next_due_at`."""
-        ((at,),) = self._rows(records_sql.NEXT, kind=kind)
-        return None if at is None else rows.instant(at)
 
     def write(self, changes: Sequence[Change]) -> list[int]:
         """See `Records.write`; one round trip."""
