@@ -17,14 +17,24 @@ handed back), or the lease was lost (nothing may be written)."""
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
-    """How a body ended. ``crashed``: its process died. Causes of `Cause` as they are named there."""
+    """How an attempt ended. ``crashed``: its process died. Causes of `Cause` as they are named there.
 
-    how: Literal["returned", "raised", "crashed", "timeout", "cancelled", "released", "lost"]
+    ``snoozed`` and ``blocked`` go back to the queue without spending any budget: the body asked for it, or it was not
+    let begin.
+    """
+
+    how: Literal["returned", "raised", "crashed", "timeout", "cancelled", "released", "lost", "snoozed", "blocked"]
     result: bytes | None = None
     """The encoded `StoredResult` of a body that returned."""
     error: ErrorInfo | None = None
     retryable: bool = True
     """False: another try cannot end otherwise (the input does not fit the pipeline, a module does not import)."""
+    wait_s: float | None = None
+    """How long until the job is due again, where the end itself says so."""
+    note: str | None = None
+    """Of a job that was blocked: what it waits for, for people."""
+    held: str | None = None
+    """Of a job that was blocked until somebody lets it go on: why. It is not due, whatever ``wait_s`` says."""
 
 
 class Interrupt:

@@ -11,12 +11,13 @@ import msgspec
 from penstock import calls as calls_room
 from penstock import settings as settings_room
 from penstock.bridge import in_thread
+from penstock.control import Controls
 from penstock.core.config import Config
 from penstock.core.exceptions import InvalidJobError, JobNotFoundError
 from penstock.handle import JobHandle
 from penstock.job.models import JOB_ID, Intent, Job, JobQuery, Ref, WorkerInfo, new_job_id
 from penstock.options import JobOptions
-from penstock.rooms import Rooms, TasksNotLoadedWarning
+from penstock.rooms import TasksNotLoadedWarning
 from penstock.schedule_options import OPTIONS as SCHEDULE_OPTIONS
 from penstock.sources.decorators import TASKS, BoundTask, Call, Task
 from penstock.submission import PublishWarning, record
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from penstock.worker import Worker
 
 
-class JobQueue(Rooms):
+class JobQueue(Controls):
     """One project's jobs: submits them, asks about them, works them off. Safe from any thread.
 
     ``JobQueue("huey+sqlite:///queue.db", ledger="sqlite:///ledger.db")`` takes everything from its arguments;

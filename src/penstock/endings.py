@@ -47,7 +47,7 @@ def ending(job: Job, ended: Ended, elsewhere: Elsewhere) -> Transition:
         case "raised":
             error = _error(job, ended)
             reason = Reason.ERROR if ended.retryable else Reason.INVALID
-            return lifecycle.fail(job, error=error, reason=reason, retryable=ended.retryable)
+            return lifecycle.fail(job, error=error, reason=reason, retryable=ended.retryable, wait_s=ended.wait_s)
         case "timeout":
             return lifecycle.fail(job, error=_error(job, ended), reason=Reason.TIMEOUT)
         case "crashed":
@@ -60,6 +60,10 @@ def ending(job: Job, ended: Ended, elsewhere: Elsewhere) -> Transition:
                 delay_s = elsewhere.delay_s(job)
                 return lifecycle.release(job.id, attempt=job.attempt, delay_s=delay_s, note=ended.error.message)
             return lifecycle.release(job.id, attempt=job.attempt)
+        case "snoozed" | "blocked":
+            return lifecycle.release(
+                job.id, attempt=job.attempt, delay_s=ended.wait_s or 0.0, note=ended.note, held=ended.held
+            )
         case "lost":
             # Stopped because its lease could not be kept. Where nobody has taken the job meanwhile it is handed back,
             # as an outage is no fault of its own; else the guard refuses this.

@@ -9,11 +9,12 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from penstock import bridge
+from penstock.admission import Admission
 from penstock.body import Cause, Ended, Interrupt
 from penstock.capture import Capture
 from penstock.claims import Claims
@@ -32,6 +33,7 @@ from penstock.runners.errors import describe_error
 from penstock.writer import Writer
 
 if TYPE_CHECKING:
+    from penstock.admission import Gate
     from penstock.core.base import Ledger, Runner
     from penstock.results import ResultStore
     from penstock.runners.isolation import ChildPool
@@ -57,6 +59,7 @@ class Execution:
         signer: Signer,
         changed: Callable[[Job, Transition], None],
         listened: Callable[[], bool] = lambda: True,
+        gates: Sequence[Gate] = (),
     ) -> None:
         self.owner = owner
         self.counts: Counter[str] = Counter()
@@ -78,6 +81,7 @@ class Execution:
         self._children = children
         self._limits = config.limits
         self._refusals = Refusals(signer, config.limits, self._count)
+        self._admission = Admission(gates)
         self._changed = changed
         self._listened = listened
 
@@ -97,7 +101,9 @@ class Execution:
             owned = self.claims.take(job_id)
             if owned is None:
                 continue
-            ended = veiled(owned.job, self._refuse(owned) or self._guarded(lambda o=owned: self._body(o), owned))
+            refused = self._refuse(owned) or self._not_admitted(owned)
+            ended = veiled(owned.job, refused or self._guarded(lambda o=owned: self._body(o), owned))
+            self._admission.leave(owned.job)
             self._settle(owned, ended)
             failure = failure or first_line(owned.job, ended)
         return failure
@@ -113,10 +119,14 @@ class Execution:
             if owned is None:
                 continue
             ended = self._refuse(owned)
+            if ended is None and self._admission.concerns(owned.job):
+                ended = await bridge.in_thread(self._not_admitted, owned)
             if ended is None and self._is_async_inline(owned.job):
                 ended = await self._abody(owned)
             elif ended is None:
                 ended = await bridge.in_thread(self._guarded, lambda o=owned: self._body(o), owned)
+            if self._admission.let_in(owned.job):
+                await bridge.in_thread(self._admission.leave, owned.job)
             ended = veiled(owned.job, ended)
             await self._asettle(owned, ended)
             failure = failure or first_line(owned.job, ended)
@@ -169,6 +179,16 @@ class Execution:
         except InvalidJobError as error:
             why = str(error)
         return None if why is None else Ended(how="released", error=ErrorInfo(MISSING, why))
+
+    def _not_admitted(self, owned: Owned) -> Ended | None:
+        """Ask the gates; a ledger that cannot answer them now hands the attempt back."""
+        if not self._admission.concerns(owned.job):
+            return None
+        try:
+            return self._admission.enter(owned.job)
+        except LedgerError as error:
+            logger.warning("job %s cannot be admitted yet: %s", owned.job.id, error)
+            return Ended(how="released")
 
     # -- body ---------------------------------------------------------------------------------------------------
 

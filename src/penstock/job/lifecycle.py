@@ -134,6 +134,8 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     result: bytes | None = None
     note: str | None = None
     """Why a queued job waits, for people; cleared by the next claim."""
+    held: str | None = None
+    """Why the job is not admitted from now on; for ADMIT, why it has not been."""
 
 
 def claim(job_id: str, *, owner: str, lease_s: float) -> Transition:
@@ -157,11 +159,13 @@ def fail(
     error: ErrorInfo,
     reason: Reason = Reason.ERROR,
     retryable: bool = True,
+    wait_s: float | None = None,
     rand: Callable[[], float] = random.random,
 ) -> Transition:
     """T5: the body raised or ran past its timeout; queued again while the error budget lasts.
 
-    ``job`` is the row as claimed: its ``errors`` cannot have changed under this attempt's fence.
+    ``job`` is the row as claimed: its ``errors`` cannot have changed under this attempt's fence. ``wait_s`` takes the
+    place of its backoff's wait.
     """
     errors = job.errors + 1
     if retryable and errors < job.max_attempts and job.backoff.retries(error):
@@ -173,7 +177,7 @@ def fail(
             attempt=job.attempt,
             error=error,
             reason=reason,
-            delay_s=job.backoff.delay_s(errors, rand),
+            delay_s=job.backoff.delay_s(errors, rand) if wait_s is None else wait_s,
         )
     return Transition(
         event=Event.FAIL,
@@ -186,8 +190,10 @@ def fail(
     )
 
 
-def release(job_id: str, *, attempt: int, delay_s: float = 0.0, note: str | None = None) -> Transition:
-    """T6: the owner hands the job back unfinished (shutdown, task unknown here); no budget is spent."""
+def release(
+    job_id: str, *, attempt: int, delay_s: float = 0.0, note: str | None = None, held: str | None = None
+) -> Transition:
+    """T6: the owner hands the job back unfinished (shutdown, task unknown here, not admitted); no budget is spent."""
     return Transition(
         event=Event.RELEASE,
         job_id=job_id,
@@ -196,6 +202,7 @@ def release(job_id: str, *, attempt: int, delay_s: float = 0.0, note: str | None
         attempt=attempt,
         delay_s=delay_s,
         note=note,
+        held=held,
     )
 
 
