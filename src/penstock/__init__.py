@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from penstock.client import JobQueue, PublishWarning
     from penstock.core.config import Config
     from penstock.core.exceptions import (
+        DuplicateJobError,
         JobCancelledError,
         JobFailedError,
         JobNotFoundError,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from penstock.handle import CancelOutcome, JobHandle
     from penstock.job.lifecycle import State
     from penstock.job.models import Outcome, Ref, RetryPolicy
+    from penstock.job.unique import UniquePolicy
     from penstock.run import Run
     from penstock.sources.decorators import Call, Task, task
     from penstock.sources.scheduled import schedule
@@ -33,6 +35,7 @@ _HOMES = {
     "Call": "sources.decorators",
     "CancelOutcome": "handle",
     "Config": "core.config",
+    "DuplicateJobError": "core.exceptions",
     "JobCancelledError": "core.exceptions",
     "JobFailedError": "core.exceptions",
     "JobHandle": "handle",
@@ -48,6 +51,7 @@ _HOMES = {
     "Run": "run",
     "State": "job.lifecycle",
     "Task": "sources.decorators",
+    "UniquePolicy": "job.unique",
     "Worker": "worker",
     "schedule": "sources.scheduled",
     "task": "sources.decorators",
@@ -61,6 +65,7 @@ __all__ = [  # noqa: RUF022 - the verbs and the main class first
     "Call",
     "CancelOutcome",
     "Config",
+    "DuplicateJobError",
     "JobCancelledError",
     "JobFailedError",
     "JobHandle",
@@ -74,6 +79,7 @@ __all__ = [  # noqa: RUF022 - the verbs and the main class first
     "RetryPolicy",
     "State",
     "Task",
+    "UniquePolicy",
     "Worker",
 ]
 
