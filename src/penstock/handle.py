@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from penstock.audit import note
 from penstock.bridge import Stream, in_thread
 from penstock.core.exceptions import (
     BackendError,
@@ -114,12 +115,20 @@ class JobHandle:
             raise JobCancelledError(job.id)
         return self.queue.results.decode(job.result)
 
-    def cancel(self) -> CancelOutcome:
-        """Cancel the job, or ask its worker to stop it; the answer says which."""
-        return call_off(self)
+    def cancel(self, *, why: str | None = None) -> CancelOutcome:
+        """Cancel the job, or ask its worker to stop it; the answer says which.
 
-    def retry(self) -> JobHandle:
+        What was done stands in the audit trail, with ``why``.
+        """
+        outcome = call_off(self)
+        if outcome is not CancelOutcome.FINISHED:
+            note(self.queue, "cancel", self.id, why=why, name=self.name, outcome=outcome)
+        return outcome
+
+    def retry(self, *, why: str | None = None) -> JobHandle:
         """Run a final job again: a new job with the same input, whose ``parent_id`` is this one's id.
+
+        It stands in the audit trail, with ``why``.
 
         Raises:
             TransitionRefusedError: the job is not final yet.
@@ -127,7 +136,9 @@ class JobHandle:
         job = self.refresh()
         if not job.state.final:
             raise TransitionRefusedError(self.id, "retry", f"{self.state}, not final")
-        return self.queue.resubmit(job)
+        again = self.queue.resubmit(job)
+        note(self.queue, "retry", self.id, why=why, name=self.name, job=again.id)
+        return again
 
     def logs(self, *, attempt: int | None = None, after_seq: int = 0) -> list[LogLine]:
         """Return what the body wrote, oldest first; of one attempt, or of all."""
@@ -186,13 +197,13 @@ class JobHandle:
         """`result`, awaited."""
         return await in_thread(self.result, timeout)
 
-    async def acancel(self) -> CancelOutcome:
+    async def acancel(self, *, why: str | None = None) -> CancelOutcome:
         """`cancel`, awaited."""
-        return await in_thread(self.cancel)
+        return await in_thread(self.cancel, why=why)
 
-    async def aretry(self) -> JobHandle:
+    async def aretry(self, *, why: str | None = None) -> JobHandle:
         """`retry`, awaited."""
-        return await in_thread(self.retry)
+        return await in_thread(self.retry, why=why)
 
     async def alogs(self, *, attempt: int | None = None, after_seq: int = 0) -> list[LogLine]:
         """`logs`, awaited."""
