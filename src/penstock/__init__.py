@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from penstock.client import JobQueue, PublishWarning
     from penstock.core.config import Config
     from penstock.core.exceptions import (
+        DuplicateJobError,
         JobCancelledError,
         JobFailedError,
         JobNotFoundError,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from penstock.job.events import NodeChange, ProgressChange, StateChange
     from penstock.job.lifecycle import State
     from penstock.job.models import LogLine, Outcome, Ref, RetryPolicy
+    from penstock.job.unique import UniquePolicy
     from penstock.run import Run
     from penstock.sources.decorators import Call, Task, task
     from penstock.sources.scheduled import schedule
@@ -35,6 +37,7 @@ _HOMES = {
     "Call": "sources.decorators",
     "CancelOutcome": "handle",
     "Config": "core.config",
+    "DuplicateJobError": "core.exceptions",
     "JobCancelledError": "core.exceptions",
     "JobFailedError": "core.exceptions",
     "JobHandle": "handle",
@@ -54,6 +57,7 @@ _HOMES = {
     "State": "job.lifecycle",
     "StateChange": "job.events",
     "Task": "sources.decorators",
+    "UniquePolicy": "job.unique",
     "Worker": "worker",
     "agather": "gathering",
     "as_completed": "gathering",
@@ -73,6 +77,7 @@ __all__ = [  # noqa: RUF022 - the verbs and the main class first
     "Call",
     "CancelOutcome",
     "Config",
+    "DuplicateJobError",
     "JobCancelledError",
     "JobFailedError",
     "JobHandle",
@@ -90,6 +95,7 @@ __all__ = [  # noqa: RUF022 - the verbs and the main class first
     "State",
     "StateChange",
     "Task",
+    "UniquePolicy",
     "Worker",
 ]
 

@@ -151,6 +151,7 @@ class JobQueue(Controls):
             InvalidJobError: the input or an option is wrong; nothing was written.
             UnsupportedError: the backend cannot do what was asked, or the ledger cannot join that connection;
                 nothing was written.
+            DuplicateJobError: a job stands in its way, by ``key`` or ``unique``, and ``on_conflict`` is "raise".
             QueueFullError: as many jobs wait in the queue as ``limits.max_queued`` allows; nothing was written.
             LedgerError: nothing was written.
 
@@ -247,7 +248,7 @@ class JobQueue(Controls):
         """Submit a job's input again as a new job; see `JobHandle.retry`. Raises `InvalidJobError` for a forged one."""
         self.signer.check(job)
         asked: dict[str, Any] = {name: getattr(job, name) for name in Intent.__struct_fields__ if hasattr(job, name)}
-        asked |= {"id": new_job_id(), "parent_id": job.id, "tick_key": None}
+        asked |= {"id": new_job_id(), "parent_id": job.id, "tick_key": None, "held": None, "expires_at": None}
         return self._submit([Intent(**asked)])[0]
 
     def _submit(self, intents: Sequence[Intent], connection: object | None = None) -> list[JobHandle]:

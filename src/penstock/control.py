@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from penstock import audit as audit_room
 from penstock import explain as explain_room
@@ -82,3 +82,15 @@ class Controls(Rooms):
     ) -> list[Entry]:
         """`audit`, awaited."""
         return await in_thread(self.audit, since=since, subject=subject, verb=verb, actor=actor, limit=limit)
+
+    def replace(self, task: Any, /, *args: Any, **kwargs: Any) -> JobHandle:
+        """Enqueue a job in the place of the one that has its ``key``, or is alike by ``unique``.
+
+        That one is cancelled, or asked to stop while it runs; the handle's ``outcome`` is ``replaced``, or ``created``
+        where there was none. Without a key there is nothing to replace: `InvalidJobError`. See `JobQueue.enqueue`.
+        """
+        return cast("JobQueue", self).enqueue(task, *args, on_conflict="replace", **kwargs)
+
+    async def areplace(self, task: Any, /, *args: Any, **kwargs: Any) -> JobHandle:
+        """`replace`, awaited."""
+        return await in_thread(self.replace, task, *args, **kwargs)
