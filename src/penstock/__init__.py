@@ -22,9 +22,11 @@ if TYPE_CHECKING:
         QueueFullError,
         ResultTimeoutError,
     )
+    from penstock.gathering import agather, as_completed, gather
     from penstock.handle import CancelOutcome, JobHandle
+    from penstock.job.events import NodeChange, ProgressChange, StateChange
     from penstock.job.lifecycle import State
-    from penstock.job.models import Outcome, Ref, RetryPolicy
+    from penstock.job.models import LogLine, Outcome, Ref, RetryPolicy
     from penstock.job.unique import UniquePolicy
     from penstock.run import Run
     from penstock.sources.decorators import Call, Task, task
@@ -41,8 +43,11 @@ _HOMES = {
     "JobHandle": "handle",
     "JobNotFoundError": "core.exceptions",
     "JobQueue": "client",
+    "LogLine": "job.models",
+    "NodeChange": "job.events",
     "Outcome": "job.models",
     "PenstockError": "core.exceptions",
+    "ProgressChange": "job.events",
     "PublishWarning": "client",
     "QueueFullError": "core.exceptions",
     "Ref": "job.models",
@@ -50,9 +55,13 @@ _HOMES = {
     "RetryPolicy": "job.models",
     "Run": "run",
     "State": "job.lifecycle",
+    "StateChange": "job.events",
     "Task": "sources.decorators",
     "UniquePolicy": "job.unique",
     "Worker": "worker",
+    "agather": "gathering",
+    "as_completed": "gathering",
+    "gather": "gathering",
     "schedule": "sources.scheduled",
     "task": "sources.decorators",
 }
@@ -61,6 +70,9 @@ __all__ = [  # noqa: RUF022 - the verbs and the main class first
     "JobQueue",
     "task",
     "schedule",
+    "gather",
+    "agather",
+    "as_completed",
     "Run",
     "Call",
     "CancelOutcome",
@@ -70,14 +82,18 @@ __all__ = [  # noqa: RUF022 - the verbs and the main class first
     "JobFailedError",
     "JobHandle",
     "JobNotFoundError",
+    "LogLine",
+    "NodeChange",
     "Outcome",
     "PenstockError",
+    "ProgressChange",
     "PublishWarning",
     "QueueFullError",
     "Ref",
     "ResultTimeoutError",
     "RetryPolicy",
     "State",
+    "StateChange",
     "Task",
     "UniquePolicy",
     "Worker",

@@ -165,6 +165,7 @@ class Rooms:
     @opened
     def scheduler(self) -> LedgerScheduler:
         """The scheduler of this process; a worker runs it, others may call its methods."""
+        from penstock.handle import call_off
         from penstock.scheduler import LedgerScheduler
         from penstock.submission import record
 
@@ -172,7 +173,7 @@ class Rooms:
             self.ledger,
             self.config,
             submit=lambda intents: record(self, intents),
-            cancel=lambda job_id: cast("JobQueue", self).job(job_id).cancel(),
+            cancel=lambda job_id: call_off(cast("JobQueue", self).job(job_id)),
             value_of=lambda job: self.results.decode(job.result),
         )
 

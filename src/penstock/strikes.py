@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from penstock import audit
 from penstock.core.exceptions import InvalidJobError, LedgerError, RuleNotFoundError
 from penstock.core.records import Change
 from penstock.job.models import NAME, QUEUE
@@ -40,9 +41,9 @@ def strike(
     return _make(rooms, rule)
 
 
-def restore(rooms: Rooms, task: Any, parameter: str | None, operator: str, value: Any) -> Struck:
+def restore(rooms: Rooms, task: Any, parameter: str | None, operator: str, value: Any, *, why: str) -> Struck:
     """See `Controls.restore`."""
-    return _take_back(rooms, Strike.of(_task_name(task), parameter, operator, value))
+    return _take_back(rooms, Strike.of(_task_name(task), parameter, operator, value), why)
 
 
 def pause(rooms: Rooms, *, queue: str | None, task: Any, worker: str | None, why: str) -> Struck:
@@ -50,24 +51,27 @@ def pause(rooms: Rooms, *, queue: str | None, task: Any, worker: str | None, why
     return _make(rooms, _pause_of(queue, task, worker, why))
 
 
-def resume(rooms: Rooms, *, queue: str | None, task: Any, worker: str | None) -> Struck:
+def resume(rooms: Rooms, *, queue: str | None, task: Any, worker: str | None, why: str) -> Struck:
     """See `Controls.resume`."""
-    return _take_back(rooms, _pause_of(queue, task, worker, ""))
+    return _take_back(rooms, _pause_of(queue, task, worker, ""), why)
 
 
 def _make(rooms: Rooms, rule: Rule) -> Struck:
-    records, actor = rooms.ledger.records, rooms.actor
-    rule = msgspec.structs.replace(rule, at=rooms.ledger.now(), by=actor)
+    records = rooms.ledger.records
+    rule = msgspec.structs.replace(rule, at=rooms.ledger.now(), by=audit.actor())
     for _ in range(_TRIES):
         there = records.get(KIND, rule.name)
         change = Change(kind=KIND, name=rule.name, seen=there.version if there else 0, body=msgspec.json.encode(rule))
         if records.write([change])[0]:
             rooms.steering.read()
-            return Struck(rule, rooms.steering.hold(rule))
+            held = rooms.steering.hold(rule)
+            verb = "strike" if isinstance(rule, Strike) else "pause"
+            audit.note(rooms, verb, str(rule), why=rule.why, **{"dropped" if rule.drop else "held": held})
+            return Struck(rule, held)
     raise LedgerError(f"{rule.held} cannot be written: somebody changes it again and again")
 
 
-def _take_back(rooms: Rooms, rule: Rule) -> Struck:
+def _take_back(rooms: Rooms, rule: Rule, why: str) -> Struck:
     records = rooms.ledger.records
     for _ in range(_TRIES):
         there = records.get(KIND, rule.name)
@@ -78,6 +82,8 @@ def _take_back(rooms: Rooms, rule: Rule) -> Struck:
             admitted = rooms.steering.admit(rule.held)
             if admitted:
                 rooms.sweeper.publish_due()
+            verb = "restore" if isinstance(rule, Strike) else "resume"
+            audit.note(rooms, verb, str(rule), why=why, admitted=admitted)
             return Struck(rule, admitted)
     raise LedgerError(f"{rule.held} cannot be taken back: somebody changes it again and again")
 

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from penstock import audit
 from penstock.core.base import Patience
 from penstock.core.config import Config, seconds
 from penstock.core.exceptions import BackendError, LedgerError, UnsupportedError
@@ -230,6 +231,7 @@ class Sweeper:
                 if len(ids) < _PURGE_BATCH or self._stop.is_set():
                     break
         self.counts["purged"] += purged
+        audit.purge(self._ledger.records)
         return purged
 
     # -- the thread ---------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import msgspec
 
 from penstock.core.capabilities import Capabilities
+from penstock.core.overview import Overview
 from penstock.core.records import Records
 
 if TYPE_CHECKING:
@@ -209,7 +210,7 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
     """Who has waited so long waits no more, whatever the engine holds."""
 
 
-class Ledger(ABC):
+class Ledger(Overview):
     """The truth: jobs, history, logs, workers. Safe from any thread; every instant comes from its own clock.
 
     All verbs raise `LedgerUnavailableError` when the store cannot be reached or opened and `LedgerError` for

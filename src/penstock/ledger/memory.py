@@ -238,7 +238,9 @@ class MemoryLedger(Ledger):
         with self._lock:
             store, now = self._store(), self.now()
             ids = (
-                store.jobs
+                store.jobs.keys() & query.ids
+                if query.ids is not None
+                else store.jobs
                 if not query.states
                 else [at for state in matching.stored(query.states) for at in store.by_state[state]]
             )

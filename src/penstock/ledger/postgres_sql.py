@@ -17,6 +17,8 @@ DIALECT = sql.Dialect(
     like="name LIKE :name",
     pattern=lambda name: re.sub(r"([\\%_])", r"\\\1", name).replace("*", "%").replace("?", "_"),
     tagged="tags::jsonb @> to_jsonb(:tag)",
+    among_ids="id = ANY(:ids)",
+    ids_of=list,
     described="metadata::jsonb @> :entries::jsonb",
 )
 
