@@ -114,9 +114,10 @@ def test_a_job_is_explained_by_what_the_ledger_the_engine_and_the_workers_say(qu
     worker(queue, tasks=("other",))
     explained = queue.explain(job.id[:30])
     assert (explained.job_id, explained.state, explained.queue) == (job.id, "queued", "etl")
-    assert "1 older jobs" in explained.told
+    assert "1 older job of queue etl waits too." in explained.points[0].told
+    assert explained.told == "No worker of queue etl has the task sales."
     assert "No worker of queue etl has the task sales." in [point.told for point in explained.points]
-    assert "is the first of queue etl" in queue.explain(queue.job(older.id)).told
+    assert "is the first of queue etl" in queue.explain(queue.job(older.id)).points[0].told
 
 
 def test_a_cancelled_job_is_explained_by_the_audit_trail(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a job is where it is: the reason first, then what else matters."""
+    """Why a job is where it is: what it does or waits for, then what stands in its way."""
 
     job_id: str
     name: str
@@ -36,8 +36,9 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def told(self) -> str:
-        """The reason, in a sentence."""
-        return self.points[0].told
+        """The most telling of them: the first that is wrong, else the first."""
+        order = ("error", "warning", "ok")
+        return min(self.points, key=lambda point: order.index(point.level)).told
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,7 +146,8 @@ def _queued(facts: Facts) -> Iterator[Point]:
         return
     since = _ago(facts, job.scheduled_at)
     many = f"{AHEAD_MAX:,} or more" if facts.ahead >= AHEAD_MAX else f"{facts.ahead:,}"
-    told = f"It has been due for {since}; {many} older jobs of queue {job.queue} wait too."
+    older = "1 older job" if facts.ahead == 1 else f"{many} older jobs"
+    told = f"It has been due for {since}; {older} of queue {job.queue} wait{'s' if facts.ahead == 1 else ''} too."
     waits = [f"It has been due for {since}, and is the first of queue {job.queue}." if not facts.ahead else told]
     yield Point(name="queued", level="ok", told=waits[0])
     yield from _decided(facts)
@@ -164,7 +166,7 @@ def _message(facts: Facts) -> Point:
     if facts.engine_trouble:
         hint = "is the broker running? penstock doctor"
         return Point(name="message", level="error", told=f"The engine: {facts.engine_trouble}", hint=hint)
-    holds = "" if facts.depth is None else f" The engine holds {facts.depth:,} messages of this queue."
+    holds = "" if facts.depth is None else f" The engine holds {_number(facts.depth, 'message')} of this queue."
     if not job.publishes or job.published_at is None:
         told = "Its message has not been published yet: the next sweep of a worker does."
         return Point(name="message", level="ok", told=told + holds)
@@ -400,6 +402,10 @@ def _error(error: ErrorInfo | None) -> str:
     first = (error.message.strip().splitlines() or [""])[0]
     node = f"node {error.node}: " if error.node else ""
     return f"{node}{error.type}: {first}" if first else f"{node}{error.type}"
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _instant(at: datetime) -> str:
