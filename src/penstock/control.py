@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from penstock import strikes
 from penstock import audit as audit_room
 from penstock import explain as explain_room
 from penstock import snapshot as snapshot_room
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from penstock.audit import Entry
     from penstock.client import JobQueue
     from penstock.handle import JobHandle
+    from penstock.job.steering import Rule
+    from penstock.strikes import Struck
     from penstock.job.explanation import Explanation
     from penstock.snapshot import QueueState, Snapshot
 
@@ -90,6 +93,92 @@ class Controls(Rooms):
         where there was none. Without a key there is nothing to replace: `InvalidJobError`. See `JobQueue.enqueue`.
         """
         return cast("JobQueue", self).enqueue(task, *args, on_conflict="replace", **kwargs)
+
+    def strike(
+        self,
+        task: Any = None,
+        parameter: str | None = None,
+        operator: str = "==",
+        value: Any = None,
+        *,
+        drop: bool = False,
+        why: str = "",
+    ) -> Struck:
+        """Let no job begin, anywhere, of a task, or where an argument compares so, or both: until `restore`.
+
+        ``queue.strike("report")``, ``queue.strike("report", "customer", "==", "acme")``, ``queue.strike(parameter="day",
+        operator="between", value=["2026-01-01", "2026-01-31"])``. Operators: ``== != < <= > >= between in``. Every
+        worker obeys within a second; what runs already runs on. Jobs that meet it wait as ``blocked``, those enqueued
+        later too; with ``drop=True`` they are cancelled.
+
+        Raises:
+            InvalidJobError: that is no strike; nothing was written.
+        """
+        return strikes.strike(self, task, parameter, operator, value, drop=drop, why=why)
+
+    def restore(
+        self, task: Any = None, parameter: str | None = None, operator: str = "==", value: Any = None, *, why: str = ""
+    ) -> Struck:
+        """Take a `strike` back, said as it was made: the jobs that it holds go on. Raises `RuleNotFoundError`."""
+        return strikes.restore(self, task, parameter, operator, value, why=why)
+
+    def pause(
+        self, *, queue: str | None = None, task: Any = None, worker: str | None = None, why: str = ""
+    ) -> Struck:
+        """Let no job of a queue or of a task begin, or let one worker take none, until `resume`; it survives restarts.
+
+        A worker is named by its id as `workers` tells it, or by the id's beginning up to a colon (its host). It goes on
+        with what it runs. Jobs of a paused queue or task wait as ``blocked``.
+
+        Raises:
+            InvalidJobError: not exactly one of them is given.
+        """
+        return strikes.pause(self, queue=queue, task=task, worker=worker, why=why)
+
+    def resume(
+        self, *, queue: str | None = None, task: Any = None, worker: str | None = None, why: str = ""
+    ) -> Struck:
+        """Take a `pause` back: the jobs that it holds go on. Raises `RuleNotFoundError`."""
+        return strikes.resume(self, queue=queue, task=task, worker=worker, why=why)
+
+    def rules(self) -> list[Rule]:
+        """List the strikes and pauses there are."""
+        return list(self.steering.read())
+
+    async def astrike(
+        self,
+        task: Any = None,
+        parameter: str | None = None,
+        operator: str = "==",
+        value: Any = None,
+        *,
+        drop: bool = False,
+        why: str = "",
+    ) -> Struck:
+        """`strike`, awaited."""
+        return await in_thread(self.strike, task, parameter, operator, value, drop=drop, why=why)
+
+    async def arestore(
+        self, task: Any = None, parameter: str | None = None, operator: str = "==", value: Any = None, *, why: str = ""
+    ) -> Struck:
+        """`restore`, awaited."""
+        return await in_thread(self.restore, task, parameter, operator, value, why=why)
+
+    async def apause(
+        self, *, queue: str | None = None, task: Any = None, worker: str | None = None, why: str = ""
+    ) -> Struck:
+        """`pause`, awaited."""
+        return await in_thread(self.pause, queue=queue, task=task, worker=worker, why=why)
+
+    async def aresume(
+        self, *, queue: str | None = None, task: Any = None, worker: str | None = None, why: str = ""
+    ) -> Struck:
+        """`resume`, awaited."""
+        return await in_thread(self.resume, queue=queue, task=task, worker=worker, why=why)
+
+    async def arules(self) -> list[Rule]:
+        """`rules`, awaited."""
+        return await in_thread(self.rules)
 
     async def areplace(self, task: Any, /, *args: Any, **kwargs: Any) -> JobHandle:
         """`replace`, awaited."""

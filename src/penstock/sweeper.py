@@ -82,7 +82,17 @@ class WarmUp:
 class Sweeper:
     """The four looks, each a method that can be called alone, and a thread that calls them in turn."""
 
-    def __init__(self, ledger: Ledger, gateway: Gateway, config: Config, *, results: Callable[[], ResultStore]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        gateway: Gateway,
+        config: Config,
+        *,
+        results: Callable[[], ResultStore],
+        also: Sequence[Callable[[], object]] = (),
+    ) -> None:
+        """Look at nothing yet. ``also`` are further looks of the thread, made as often as the one for dead owners."""
+        self._also = also
         self.counts: Counter[str] = Counter()
         self._ledger = ledger
         self._gateway = gateway
@@ -258,6 +268,8 @@ class Sweeper:
                     next_expiry = now + _EXPIRE_EVERY_S
                 if now >= next_rescue and self._warm_up.over(now):
                     self.rescue()
+                    for look in self._also:
+                        look()
                     next_rescue = now + self._interval_s * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load
                 if now >= next_purge:
                     self.purge()
