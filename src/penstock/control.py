@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from penstock.handle import JobHandle
     from penstock.job.steering import Rule
     from penstock.strikes import Struck
-    from penstock.job.explanation import Explanation
+    from penstock.job.facts import Explanation
     from penstock.snapshot import QueueState, Snapshot
 
 

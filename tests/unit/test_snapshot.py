@@ -137,6 +137,17 @@ def test_a_retried_job_names_what_came_of_it(queue: JobQueue) -> None:
     assert f"It was submitted again as {again.id}, which is queued." in [p.told for p in queue.explain(job).points]
 
 
+def test_a_struck_job_and_a_paused_queue_are_explained(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_ACTOR", "ada")
+    job, other = submit(queue, queue="etl"), submit(queue, "tax", queue="etl")
+    queue.strike("sales", why="bad feed")
+    explained = queue.explain(job.id)
+    assert (explained.state, explained.told.startswith("Struck: sales, by ada")) == ("blocked", True)
+    assert explained.told.endswith("ago: bad feed.")
+    queue.pause(queue="etl")
+    assert queue.explain(other.id).told.startswith("Queue etl is paused, by ada")
+
+
 def test_a_job_that_no_key_here_fits_is_explained(queue: JobQueue, tmp_path: Path) -> None:
     from msgspec.structs import replace
 
