@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from penstock.audit import Entry
     from penstock.client import JobQueue
     from penstock.handle import JobHandle
-    from penstock.job.explanation import Explanation
+    from penstock.job.facts import Explanation
     from penstock.job.steering import Rule
     from penstock.snapshot import QueueState, Snapshot
     from penstock.strikes import Struck
