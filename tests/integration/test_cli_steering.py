@@ -51,7 +51,7 @@ def test_who_asks_why_a_job_waits_is_told_of_the_pause(sh):
     sh("pause", "task", "report", "--why", "migration")
     job = enqueue(sh, "customer=acme")["id"]
     assert sh("explain", job) == 0
-    assert "paused: task report" in sh.out
+    assert "Task report is paused, by ada" in sh.out
 
 
 def test_a_pause_ends_with_a_resume(sh):

@@ -180,4 +180,4 @@ def _kind(rule: Rule) -> str:
 
 
 def _fields(rule: Rule) -> dict[str, Any]:
-    return {"rule": str(rule), "kind": _kind(rule), **msgspec.to_builtins(rule)}
+    return {"rule": str(rule), "kind": _kind(rule), "by": rule.by, "why": rule.why, **msgspec.to_builtins(rule)}
