@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from penstock.client import JobQueue, PublishWarning
+    from penstock.core.asks import Ask, Discard, RetryLater, Snooze
     from penstock.core.config import Config
     from penstock.core.exceptions import (
         JobCancelledError,
@@ -23,16 +24,19 @@ if TYPE_CHECKING:
     )
     from penstock.handle import CancelOutcome, JobHandle
     from penstock.job.lifecycle import State
-    from penstock.job.models import Outcome, Ref, RetryPolicy
+    from penstock.job.models import Outcome, Ref
+    from penstock.job.retries import RetryPolicy, RetryRule
     from penstock.run import Run
     from penstock.sources.decorators import Call, Task, task
     from penstock.sources.scheduled import schedule
     from penstock.worker import Worker
 
 _HOMES = {
+    "Ask": "core.asks",
     "Call": "sources.decorators",
     "CancelOutcome": "handle",
     "Config": "core.config",
+    "Discard": "core.asks",
     "JobCancelledError": "core.exceptions",
     "JobFailedError": "core.exceptions",
     "JobHandle": "handle",
@@ -44,8 +48,11 @@ _HOMES = {
     "QueueFullError": "core.exceptions",
     "Ref": "job.models",
     "ResultTimeoutError": "core.exceptions",
-    "RetryPolicy": "job.models",
+    "RetryLater": "core.asks",
+    "RetryPolicy": "job.retries",
+    "RetryRule": "job.retries",
     "Run": "run",
+    "Snooze": "core.asks",
     "State": "job.lifecycle",
     "Task": "sources.decorators",
     "Worker": "worker",
@@ -58,9 +65,11 @@ __all__ = [  # noqa: RUF022 - the verbs and the main class first
     "task",
     "schedule",
     "Run",
+    "Ask",
     "Call",
     "CancelOutcome",
     "Config",
+    "Discard",
     "JobCancelledError",
     "JobFailedError",
     "JobHandle",
@@ -71,7 +80,10 @@ __all__ = [  # noqa: RUF022 - the verbs and the main class first
     "QueueFullError",
     "Ref",
     "ResultTimeoutError",
+    "RetryLater",
     "RetryPolicy",
+    "RetryRule",
+    "Snooze",
     "State",
     "Task",
     "Worker",

@@ -21,15 +21,15 @@ from penstock.claims import Claims
 from penstock.core.base import Applied
 from penstock.core.config import Config, seconds
 from penstock.core.exceptions import InvalidJobError, JobNotFoundError, LedgerError, LedgerUnavailableError
-from penstock.endings import MISSING, Elsewhere, ending, first_line, veiled
+from penstock.endings import MISSING, Elsewhere, counts_for_itself, ending, first_line, veiled
 from penstock.heart import Heart, Owned
 from penstock.job import lifecycle
-from penstock.job.lifecycle import Transition
+from penstock.job.lifecycle import Event, Transition
 from penstock.job.models import ErrorInfo, Job, Message
 from penstock.refusals import Refusals
 from penstock.run import JobInterrupted, Run, current_run
 from penstock.runners import runner_for
-from penstock.runners.errors import describe_error
+from penstock.runners.errors import ended_by
 from penstock.writer import Writer
 
 if TYPE_CHECKING:
@@ -278,7 +278,7 @@ class Execution:
         cause = owned.interrupt.cause
         if cause is not None and isinstance(error, JobInterrupted | asyncio.CancelledError):
             return Ended(how=cause)
-        return Ended(how="raised", error=describe_error(error), retryable=getattr(error, "retryable", True))
+        return ended_by(error)
 
     # -- settle -------------------------------------------------------------------------------------------------
 
@@ -304,7 +304,8 @@ class Execution:
         """`_settle`, but returns when it is done: the engine's worker may be gone at once after that."""
         if owned.reports:
             await bridge.in_thread(self.heart.flush, owned)
-        transition = self._ending(owned, ended)
+        asks = counts_for_itself(owned.job, ended)
+        transition = await bridge.in_thread(self._ending, owned, ended) if asks else self._ending(owned, ended)
         repeats = self._ledger.repeats
         try:
             applied = await bridge.answer(partial(self._writer.post, transition))
@@ -318,7 +319,15 @@ class Execution:
 
     def _ending(self, owned: Owned, ended: Ended) -> Transition:
         self._count(ended.how)
-        return ending(owned.job, ended, self.elsewhere)
+        earlier = self._errors_before(owned.job) if counts_for_itself(owned.job, ended) else ()
+        return ending(owned.job, ended, self.elsewhere, earlier)
+
+    def _errors_before(self, job: Job) -> list[ErrorInfo] | None:
+        try:
+            return [e.error for e in self._ledger.history(job.id) if e.event is Event.RETRY and e.error is not None]
+        except LedgerError as error:
+            logger.warning("the earlier errors of job %s cannot be counted, it is tried again: %s", job.id, error)
+            return None
 
     def _unsettled(self, owned: Owned, transition: Transition, error: Exception) -> None:
         logger.warning("could not record the end of job %s, trying again: %s", owned.job.id, error)

@@ -234,7 +234,9 @@ def _told(options: dict[str, Any]) -> str:
     parts: list[str] = []
     for name, value in options.items():
         if name == "backoff":
-            parts.append(f"backoff={value.base_s:g}s..{value.cap_s:g}s")
+            parts.append(f"backoff={value}")
+        elif name == "retry_on":
+            parts.append(f"retry_on={','.join(map(str, value))}")
         elif name.endswith("_s"):
             parts.append(f"{name[:-2]}={value:g}s")
         else:

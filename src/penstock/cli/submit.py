@@ -47,6 +47,8 @@ def enqueue(
     max_crashes: Annotated[int | None, _option("--max-crashes")] = None,
     timeout: Annotated[str | None, _option("--timeout")] = None,
     backoff: Annotated[str | None, _option("--backoff")] = None,
+    retry_on: Annotated[tuple[str, ...], _option("--retry-on")] = (),
+    discard_on: Annotated[tuple[str, ...], _option("--discard-on")] = (),
     isolation: Annotated[str | None, _option("--isolation")] = None,
     max_memory: Annotated[str | None, _option("--max-memory")] = None,
     max_cpu: Annotated[str | None, _option("--max-cpu")] = None,
@@ -79,6 +81,8 @@ def enqueue(
         max_crashes: How often it may lose its process.
         timeout: How long a try may take, such as 5m; or none.
         backoff: How long to wait between tries, such as 10s..10m.
+        retry_on: An error that is tried again: NAME, or NAME=TRIES,BACKOFF to count it for itself; may be repeated.
+        discard_on: An error that is not tried again; may be repeated.
         isolation: inline or process.
         max_memory: How much address space its process may take, such as 2GB; or none.
         max_cpu: How much CPU time its process may take, such as 10m; or none.
@@ -96,6 +100,7 @@ def enqueue(
         options={
             "queue": queue, "priority": priority, "delay": delay, "at": at, "key": key, "max_attempts": max_attempts,
             "max_crashes": max_crashes, "timeout": timeout, "backoff": backoff, "isolation": isolation,
+            "retry_on": retry_on or None, "discard_on": discard_on or None,
             "max_memory": max_memory, "max_cpu": max_cpu, "max_open_files": max_open_files, "tags": tag or None,
         },
     )  # fmt: skip

@@ -25,6 +25,11 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_crashes: int = 3
     """How often a job may lose its process before it counts as a crash loop."""
     backoff: str = "10s..10m"
+    retry_on: dict[str, Any] | tuple[str, ...] | None = None
+    """Which errors are tried again: names of classes, or by name a number of tries of its own, or ``max_attempts`` and
+    ``backoff``. None: all."""
+    discard_on: tuple[str, ...] = ()
+    """Which errors are never tried again, by the names of their classes."""
     timeout: str | float | None = None
     queue: str = "default"
     priority: int = 5

@@ -10,6 +10,7 @@ from penstock.core.durations import parse_duration_s
 from penstock.core.secrets import mask_url
 from penstock.job.limits import parse_cpu_s, parse_memory_bytes, parse_open_files
 from penstock.job.models import QUEUE, RetryPolicy
+from penstock.job.retries import parse_discard_on, parse_retry_on
 from penstock.payload import MAX_BYTES, MAX_DEPTH
 from penstock.settings.keys import is_duration, known
 from penstock.signing import KEY_MIN
@@ -121,6 +122,14 @@ def _backoff(value: str) -> str | None:
     return None
 
 
+def _rules(parse: Callable[[Any], Any], value: Any) -> str | None:
+    try:
+        parse(value or ())
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def _read(parse: Callable[[Any], int], value: Any) -> str | None:
     if value is None:
         return None
@@ -181,6 +190,8 @@ _FORMS: dict[str, Callable[[Any], str | None]] = {
     "timezone": _zone,
     "log_level": _log_level,
     "defaults.backoff": _backoff,
+    "defaults.retry_on": lambda value: _rules(parse_retry_on, value),
+    "defaults.discard_on": lambda value: _rules(parse_discard_on, value),
     "defaults.queue": _queue,
     "defaults.max_memory": lambda value: _read(parse_memory_bytes, value),
     "defaults.max_cpu": lambda value: _read(parse_cpu_s, value),
