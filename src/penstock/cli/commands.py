@@ -45,6 +45,13 @@ COMMANDS = (
         "retry", "penstock.cli.change:retry", "Submit", "Run final jobs again, with the same input", "REF... [OPTIONS]"
     ),
     Command(
+        "requeue",
+        "penstock.cli.letters:requeue",
+        "Submit",
+        "Run failed jobs again, with other inputs if need be",
+        "REF [KEY=VALUE...] [OPTIONS]  |  --all [FILTERS] [OPTIONS]",
+    ),
+    Command(
         "cancel", "penstock.cli.change:cancel", "Submit", "Cancel jobs, or stop those that run", "REF... [OPTIONS]"
     ),
     Command("worker", "penstock.cli.work:worker", "Work", "Work jobs off until told to stop", "[QUEUE...] [OPTIONS]"),
@@ -77,6 +84,7 @@ COMMANDS = (
     Command("scan", "penstock.cli.scan:scan", "Work", "Find scheduled functions in the folders", "[PATH...] [OPTIONS]"),
     Command("top", "penstock.cli.top:top", "Look", "Show functions, runs and logs on one screen"),
     Command("jobs", "penstock.cli.lists:jobs", "Look", "List submitted jobs, newest first"),
+    Command("dead-letters", "penstock.cli.letters:dead_letters", "Look", "List failed jobs that nobody has requeued"),
     Command("status", "penstock.cli.look:status", "Look", "Show one job: attempts, nodes, error", "[REF] [OPTIONS]"),
     Command("result", "penstock.cli.look:result", "Look", "Print what a job returned", "REF [OPTIONS]"),
     Command("logs", "penstock.cli.look:logs", "Look", "Print what a job wrote; -f follows", "REF [OPTIONS]"),

@@ -61,7 +61,7 @@ def jobs(
         raise UsageError(f"--limit takes a number over 0, not {limit}")
     query: dict[str, Any] = {
         "states": _states(status), "name": name, "queue": queue, "tag": tag, "limit": limit, "before": before,
-        "since": _since(since, opened),
+        "since": since_of(since, opened),
     }  # fmt: skip
 
     def found() -> tuple[list[Job], datetime]:
@@ -70,11 +70,12 @@ def jobs(
     if watch:
         return _watch_pretty(session, opened, found) if session.pretty else _watch_lines(session, found)
     listed, now = found()
-    _print_jobs(session, opened, listed, now, more=len(listed) == limit)
+    print_jobs(session, opened, listed, now, more=len(listed) == limit)
     return OK
 
 
-def _print_jobs(session: Session, queue: JobQueue, jobs: Sequence[Job], now: datetime, *, more: bool) -> None:
+def print_jobs(session: Session, queue: JobQueue, jobs: Sequence[Job], now: datetime, *, more: bool) -> None:
+    """Write a page of jobs; ``more``: older ones may follow."""
     if session.json:
         for job in jobs:
             session.document(show.job_document(job, now))
@@ -140,7 +141,8 @@ def _states(words: Sequence[str]) -> tuple[str, ...]:
     return states
 
 
-def _since(text: str | None, queue: JobQueue) -> datetime | None:
+def since_of(text: str | None, queue: JobQueue) -> datetime | None:
+    """Read ``--since``: a span or a time. Raises `UsageError`."""
     if text is None:
         return None
     try:
