@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from penstock.core.asks import Ask, Discard, RetryLater, Snooze
     from penstock.core.config import Config
     from penstock.core.exceptions import (
+        DuplicateJobError,
         JobCancelledError,
         JobFailedError,
         JobNotFoundError,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from penstock.job.lifecycle import State
     from penstock.job.models import Outcome, Ref
     from penstock.job.retries import RetryPolicy, RetryRule
+    from penstock.job.unique import UniquePolicy
     from penstock.run import Run
     from penstock.sources.decorators import Call, Task, task
     from penstock.sources.scheduled import schedule
@@ -37,6 +39,7 @@ _HOMES = {
     "CancelOutcome": "handle",
     "Config": "core.config",
     "Discard": "core.asks",
+    "DuplicateJobError": "core.exceptions",
     "JobCancelledError": "core.exceptions",
     "JobFailedError": "core.exceptions",
     "JobHandle": "handle",
@@ -55,6 +58,7 @@ _HOMES = {
     "Snooze": "core.asks",
     "State": "job.lifecycle",
     "Task": "sources.decorators",
+    "UniquePolicy": "job.unique",
     "Worker": "worker",
     "schedule": "sources.scheduled",
     "task": "sources.decorators",
@@ -70,6 +74,7 @@ __all__ = [  # noqa: RUF022 - the verbs and the main class first
     "CancelOutcome",
     "Config",
     "Discard",
+    "DuplicateJobError",
     "JobCancelledError",
     "JobFailedError",
     "JobHandle",
@@ -86,6 +91,7 @@ __all__ = [  # noqa: RUF022 - the verbs and the main class first
     "Snooze",
     "State",
     "Task",
+    "UniquePolicy",
     "Worker",
 ]
 

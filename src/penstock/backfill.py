@@ -20,7 +20,7 @@ from penstock import calls, declared, scheduler
 from penstock.core.exceptions import InvalidScheduleError, JobNotFoundError, QueueFullError, ScheduleNotFoundError
 from penstock.core.triggers import At, Cron, Every, zone_of
 from penstock.job.lifecycle import State
-from penstock.job.models import Intent, Job, JobQuery, Outcome
+from penstock.job.models import Intent, Job, JobQuery
 from penstock.job.rules import Rule, parse_instant
 from penstock.job.schedules import BACKFILL, FIRE_AT, MANUAL, SCHEDULE, Plan, Schedule
 from penstock.sources.decorators import Call
@@ -193,7 +193,7 @@ class Backfill:
                 continue
             again: list[datetime] = []
             for at, answer in zip(times, answers, strict=True):
-                job, made = answer.job, answer.outcome is Outcome.CREATED
+                job, made = answer.job, answer.outcome.made
                 if not made and job.state.final and job.state is not State.SUCCEEDED:
                     # Another try of which nothing was known: its row has changed since, or belongs to another plan.
                     self._tries[at] = self._tries.get(at, 0) + 1

@@ -151,6 +151,7 @@ class JobQueue(Controls):
             InvalidJobError: the input or an option is wrong; nothing was written.
             UnsupportedError: the backend cannot do what was asked, or the ledger cannot join that connection;
                 nothing was written.
+            DuplicateJobError: a job stands in its way, by ``key`` or ``unique``, and ``on_conflict`` is "raise".
             QueueFullError: as many jobs wait in the queue as ``limits.max_queued`` allows; nothing was written.
             LedgerError: nothing was written.
 

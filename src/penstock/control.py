@@ -90,3 +90,15 @@ class Controls(Rooms):
     ) -> Requeued:
         """`requeue_all`, awaited."""
         return await in_thread(self.requeue_all, dry_run=dry_run, limit=limit, options=options, **filters)
+
+    def replace(self, task: Any, /, *args: Any, **kwargs: Any) -> JobHandle:
+        """Enqueue a job in the place of the one that has its ``key``, or is alike by ``unique``.
+
+        That one is cancelled, or asked to stop while it runs; the handle's ``outcome`` is ``replaced``, or ``created``
+        where there was none. Without a key there is nothing to replace: `InvalidJobError`. See `JobQueue.enqueue`.
+        """
+        return cast("JobQueue", self).enqueue(task, *args, on_conflict="replace", **kwargs)
+
+    async def areplace(self, task: Any, /, *args: Any, **kwargs: Any) -> JobHandle:
+        """`replace`, awaited."""
+        return await in_thread(self.replace, task, *args, **kwargs)

@@ -22,6 +22,7 @@ from penstock.handle import JobHandle
 from penstock.job.lifecycle import Reason, State
 from penstock.job.limits import FIELD, limits_entry, limits_of
 from penstock.job.models import Intent, Job, JobQuery, Outcome, new_job_id
+from penstock.job.slots import slots_entry
 from penstock.options import JobOptions
 from penstock.payload import encode_spec
 from penstock.runners import runner_for
@@ -131,7 +132,7 @@ def requeue_all(
         again = _submit(queue, [_intent(job, asked, job.spec, None) for job in fit])
         became = [(job, handle) for job, handle in zip(fit, again, strict=True) if handle.job.parent_id == job.id]
         _note(queue, [(job, None, handle.id) for job, handle in became])
-        new = [handle.id for handle in again if handle.outcome is Outcome.CREATED]
+        new = [handle.id for handle in again if handle.outcome is not None and handle.outcome.made]
         made += new
         kept += len(fit) - len(new)
     return Requeued(found=len(ids), requeued=len(made), kept=kept, refused=refused, jobs=tuple(made))
@@ -201,8 +202,16 @@ def _intent(job: Job, options: JobOptions, spec: bytes, seen: Record | None) -> 
         "at": options.at,
         "delay_s": options.delay_s or 0.0,
         "backoff": _backoff(job, options),
-        "metadata": {**job.metadata, **(options.metadata or {}), **_limits(job, options)},
-    }
+        "metadata": {
+            **job.metadata, **(options.metadata or {}), **_limits(job, options), **slots_entry(options.slots or {}),
+        },
+        "held": None,
+        "expires_at": options.expires_at,
+        "expires_s": None if options.expires_s is None or math.isinf(options.expires_s) else options.expires_s,
+        "on_conflict": options.on_conflict or "keep",
+    }  # fmt: skip
+    if options.unique is not None:
+        raise InvalidJobError("unique: a job that is requeued is what it was; give it a key=... instead")
     if options.timeout_s is not None:
         asked["timeout_s"] = None if math.isinf(options.timeout_s) else options.timeout_s
     return Intent(**asked)

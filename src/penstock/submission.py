@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from penstock.core.config import seconds
 from penstock.core.exceptions import BackendError, UnsupportedError
 from penstock.gateway import message_for
@@ -24,7 +26,9 @@ def record(rooms: Rooms, intents: Sequence[Intent], connection: object | None = 
 
     Raises:
         UnsupportedError: the backend cannot do what was asked, or the ledger cannot join that connection.
-        QueueFullError: as many jobs wait as may. In all cases nothing was written.
+        QueueFullError: as many jobs wait as may.
+        DuplicateJobError: a job of that key is there, and ``on_conflict`` says to raise. In all cases nothing was
+            written.
 
     Warns:
         PublishWarning: the engine could not be reached.
@@ -39,7 +43,7 @@ def record(rooms: Rooms, intents: Sequence[Intent], connection: object | None = 
         [rooms.signer.signed(wanted) for wanted in intents], grace_s=seconds(rooms.config.sweep.publish_grace),
         connection=connection, max_queued=rooms.config.limits.queued_max(wanted.queue for wanted in intents),
     )  # fmt: skip
-    messages = [message_for(s.job) for s in submissions if s.outcome is Outcome.CREATED and s.job.publishes]
+    messages = [message_for(s.job) for s in submissions if s.outcome.made and s.job.publishes]
     if messages:
         try:
             rooms.gateway.publish(messages)
@@ -50,4 +54,7 @@ def record(rooms: Rooms, intents: Sequence[Intent], connection: object | None = 
                 PublishWarning,
                 stacklevel=5,
             )
-    return submissions
+    return [
+        msgspec.structs.replace(s, outcome=Outcome.BLOCKED) if s.outcome.made and s.job.held is not None else s
+        for s in submissions
+    ]

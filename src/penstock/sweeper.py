@@ -32,6 +32,7 @@ logger = logging.getLogger("penstock.sweeper")
 
 _PURGE_EVERY_S = 600.0
 _PURGE_BATCH = 500
+_EXPIRE_EVERY_S = 1.0
 _POSTPONE_BATCH = 1000
 _TRUSTED = 6
 """Times the longest grace: whoever has waited so long is sent again, although the engine may hold its message still."""
@@ -193,6 +194,21 @@ class Sweeper:
             logger.warning("rescued %d jobs whose worker is gone", rescued)
         return rescued
 
+    def expire(self) -> int:
+        """T16 for every job that has not begun by the time it was to begin by; return how many have failed so."""
+        late = self._ledger.expirable(self._batch)
+        ends = [
+            lifecycle.expire(
+                job.id, error=ErrorInfo("Expired", f"it was to begin by {job.expires_at:%Y-%m-%d %H:%M:%S} UTC")
+            )
+            for job in late
+        ]
+        expired = sum(applied is not None for applied in self._ledger.apply_many(ends)) if ends else 0
+        if expired:
+            self.counts["expired"] += expired
+            logger.warning("%d jobs had not begun in time and have failed", expired)
+        return expired
+
     def purge(self) -> int:
         """T12: delete what is older than the retention, results included; return how many jobs went."""
         purged = 0
@@ -227,7 +243,7 @@ class Sweeper:
             thread.join(5)
 
     def _sweep(self, each_time: Callable[[], None]) -> None:
-        next_rescue = 0.0
+        next_rescue = next_expiry = 0.0
         next_purge = _clock() + _PURGE_EVERY_S * random.uniform(0.01, 0.1)  # noqa: S311 - spreads load
         while not self._stop.is_set():
             try:
@@ -235,6 +251,9 @@ class Sweeper:
                 self.publish_due()
                 each_time()
                 now = _clock()
+                if now >= next_expiry:
+                    self.expire()
+                    next_expiry = now + _EXPIRE_EVERY_S
                 if now >= next_rescue and self._warm_up.over(now):
                     self.rescue()
                     next_rescue = now + self._interval_s * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load

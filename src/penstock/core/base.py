@@ -255,7 +255,11 @@ class Ledger(ABC):
         ``max_queued`` says of queues how many jobs may be `queued` there (those for later and those to be tried
         again included) once these are; it is checked in the same transaction, so that it holds whoever else enqueues.
 
+        A `unique_key` and `on_conflict` are heeded in the same transaction. A job that has to give way is cancelled, or
+        asked to stop while it runs, and loses its key; the new one is answered as REPLACED.
+
         Raises:
+            DuplicateJobError: a job with that key is there, and ``on_conflict`` says to raise; none was written.
             QueueFullError: it would not hold; none of these was written.
             UnsupportedError: this ledger cannot join that connection's transaction; nothing was written.
         """
@@ -301,6 +305,10 @@ class Ledger(ABC):
     @abstractmethod
     def expired(self, limit: int) -> list[Job]:
         """List running jobs whose lease is over."""
+
+    @abstractmethod
+    def expirable(self, limit: int) -> list[Job]:
+        """List queued jobs that never began and may no longer."""
 
     @abstractmethod
     def cancel_requests(self, owner: str) -> list[tuple[str, int]]:

@@ -12,6 +12,7 @@
     │   ├── ArgumentsError              also TypeError; names the parameter
     │   ├── PayloadError                too large, too deep, or not plain data
     │   └── InvalidScheduleError        an option of a schedule is wrong
+    ├── DuplicateJobError               a job with that key is there (on_conflict="raise"); nothing was written
     ├── QueueFullError                  too many jobs wait in the queue; nothing was written, try again later
     ├── UnsupportedError                the backend cannot do that; raised before anything was written
     ├── BackendError                    engine or broker trouble; the original is in __cause__
@@ -125,6 +126,18 @@ class QueueFullError(PenstockError):
         )
         self.queue = queue
         self.limit = limit
+
+
+class DuplicateJobError(PenstockError):
+    """Another job stands in the way of one that was to be the only one of its key; nothing was written."""
+
+    def __init__(self, key: str, job_id: str, state: str) -> None:
+        super().__init__(
+            f"job {job_id} ({state}) has the key {key!r} already; wait for it, or enqueue with on_conflict='keep' or "
+            "'replace'"
+        )
+        self.key = key
+        self.job_id = job_id
 
 
 class UnsupportedError(PenstockError):
