@@ -14,7 +14,7 @@ from penstock.client import JobQueue
 from penstock.core.durations import parse_duration_s
 from penstock.core.exceptions import UnknownPipelineError, UnknownTaskError, did_you_mean
 from penstock.handle import JobHandle
-from penstock.sources.decorators import Call
+from penstock.sources.decorators import TASKS, Call
 
 _OPTIONS = Group("Job options", sort_key=50)
 
@@ -204,7 +204,8 @@ def make_call(
         raise UsageError("what is to run? Write a task's or a pipeline's name, or -- and a command")
     if pipeline and task:
         raise UsageError("--pipeline and --task are alternatives; give one")
-    found = None if pipeline else queue.tasks().get(name)
+    queue.load_tasks()
+    found = None if pipeline else TASKS.get(name)
     if found is not None:
         if inputs is not None or final_vars is not None:
             raise UsageError(f"--inputs and --final-vars are for pipelines; {name} is a task and takes NAME=VALUE")
