@@ -81,7 +81,7 @@ class Execution:
         self._children = children
         self._limits = config.limits
         self._refusals = Refusals(signer, config.limits, self._count)
-        self._admission = Admission(gates)
+        self.admission = Admission(gates)
         self._changed = changed
         self._listened = listened
 
@@ -103,7 +103,7 @@ class Execution:
                 continue
             refused = self._refuse(owned) or self._not_admitted(owned)
             ended = veiled(owned.job, refused or self._guarded(lambda o=owned: self._body(o), owned))
-            self._admission.leave(owned.job)
+            self.admission.leave(owned.job)
             self._settle(owned, ended)
             failure = failure or first_line(owned.job, ended)
         return failure
@@ -119,14 +119,14 @@ class Execution:
             if owned is None:
                 continue
             ended = self._refuse(owned)
-            if ended is None and self._admission.concerns(owned.job):
+            if ended is None and self.admission.concerns(owned.job):
                 ended = await bridge.in_thread(self._not_admitted, owned)
             if ended is None and self._is_async_inline(owned.job):
                 ended = await self._abody(owned)
             elif ended is None:
                 ended = await bridge.in_thread(self._guarded, lambda o=owned: self._body(o), owned)
-            if self._admission.let_in(owned.job):
-                await bridge.in_thread(self._admission.leave, owned.job)
+            if self.admission.let_in(owned.job):
+                await bridge.in_thread(self.admission.leave, owned.job)
             ended = veiled(owned.job, ended)
             await self._asettle(owned, ended)
             failure = failure or first_line(owned.job, ended)
@@ -182,10 +182,10 @@ class Execution:
 
     def _not_admitted(self, owned: Owned) -> Ended | None:
         """Ask the gates; a ledger that cannot answer them now hands the attempt back."""
-        if not self._admission.concerns(owned.job):
+        if not self.admission.concerns(owned.job):
             return None
         try:
-            return self._admission.enter(owned.job)
+            return self.admission.enter(owned.job)
         except LedgerError as error:
             logger.warning("job %s cannot be admitted yet: %s", owned.job.id, error)
             return Ended(how="released")

@@ -187,6 +187,7 @@ class Rooms:
         """What runs bodies in this process."""
         from penstock.execution import Execution
         from penstock.runners import configure
+        from penstock.turns import Turns
 
         self.load_tasks()
         configure(self.config, root=self.root)
@@ -199,6 +200,7 @@ class Rooms:
             signer=self.signer,
             changed=self._tell,
             listened=lambda: bool(self._listeners or self._plugin_listeners),
+            gates=[Turns(self.config.worker.task_concurrency, lambda job_ids: self.sweeper.wake(job_ids))],
         )
         self._closers.insert(0, made.close)
         return made

@@ -164,6 +164,13 @@ def _max_queued(value: int | dict[str, int] | None) -> str | None:
     return None
 
 
+def _task_concurrency(value: dict[str, int]) -> str | None:
+    for name, most in value.items():
+        if most < 1:
+            return f"{name}: must be at least 1, not {most}; leave it out for no limit"
+    return None
+
+
 def _signing_keys(value: tuple[str, ...]) -> str | None:
     for place, key in enumerate(value, 1):
         if len(key.strip()) < KEY_MIN:
@@ -198,6 +205,9 @@ _FORMS: dict[str, Callable[[Any], str | None]] = {
     "defaults.max_open_files": lambda value: _read(parse_open_files, value),
     "defaults.priority": lambda value: None if 0 <= value <= 9 else f"must be from 0 to 9, not {value}",
     "worker.queues": _queues,
+    "worker.max_memory": lambda value: _read(parse_memory_bytes, value),
+    "worker.max_jobs_per_process": lambda value: "must be at least 1" if value is not None and value < 1 else None,
+    "worker.task_concurrency": _task_concurrency,
     "limits.max_queued": _max_queued,
     "security.signing_keys": _signing_keys,
     "security.command_env": _not_empty,
