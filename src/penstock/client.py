@@ -335,6 +335,7 @@ class JobQueue(Controls):
         concurrency: int | None = None,
         burst: bool = False,
         max_jobs: int | None = None,
+        max_memory: str | int | None = None,
         connect_timeout: str | float = 0,
         scheduler: bool | None = None,
     ) -> Worker:
@@ -342,7 +343,7 @@ class JobQueue(Controls):
         from penstock.worker import Worker
 
         return Worker(
-            self, queues=queues, concurrency=concurrency, burst=burst, max_jobs=max_jobs,
+            self, queues=queues, concurrency=concurrency, burst=burst, max_jobs=max_jobs, max_memory=max_memory,
             connect_timeout=connect_timeout, scheduler=scheduler,
         )  # fmt: skip
 

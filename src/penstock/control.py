@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from penstock.client import JobQueue
     from penstock.dead_letters import Requeued
     from penstock.handle import JobHandle
+    from penstock.job.models import WorkerInfo
 
 
 class Controls(Rooms):
@@ -70,7 +71,19 @@ class Controls(Rooms):
             cast("JobQueue", self), dry_run=dry_run, limit=limit, options=options, **filters
         )
 
+    # -- workers ------------------------------------------------------------------------------------------------
+
+    def workers_for(self, task: Any, *, seen_within_s: float = 60.0) -> list[WorkerInfo]:
+        """List the workers seen lately that can run a task or pipeline, by its name or an alias of it."""
+        name = getattr(task, "name", task)
+        found = self.ledger.workers(seen_within_s=seen_within_s)
+        return [worker for worker in found if name in worker.tasks or name in worker.pipelines]
+
     # The a-twins: each is its verb in a thread.
+
+    async def aworkers_for(self, task: Any, *, seen_within_s: float = 60.0) -> list[WorkerInfo]:
+        """`workers_for`, awaited."""
+        return await in_thread(self.workers_for, task, seen_within_s=seen_within_s)
 
     async def adead_letters(self, *, limit: int | None = 50, **filters: Any) -> list[JobHandle]:
         """`dead_letters`, awaited."""

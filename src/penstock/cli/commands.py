@@ -85,6 +85,10 @@ COMMANDS = (
     Command("top", "penstock.cli.top:top", "Look", "Show functions, runs and logs on one screen"),
     Command("jobs", "penstock.cli.lists:jobs", "Look", "List submitted jobs, newest first"),
     Command("dead-letters", "penstock.cli.letters:dead_letters", "Look", "List failed jobs that nobody has requeued"),
+    Command("workers", "penstock.cli.workers:workers", "Look", "List the workers, how they are, what they can run"),
+    Command(
+        "workers for-task", "penstock.cli.workers:for_task", "Look", "List those that can run a task", "NAME [OPTIONS]"
+    ),
     Command("status", "penstock.cli.look:status", "Look", "Show one job: attempts, nodes, error", "[REF] [OPTIONS]"),
     Command("result", "penstock.cli.look:result", "Look", "Print what a job returned", "REF [OPTIONS]"),
     Command("logs", "penstock.cli.look:logs", "Look", "Print what a job wrote; -f follows", "REF [OPTIONS]"),

@@ -189,7 +189,7 @@ def tasks(
         for pipeline, project in sorted(queue.pipelines().items())
     ]
     if name is not None:
-        found = [row for row in found if row["name"] == name]
+        found = [row for row in found if name in (row["name"], *row["options"].get("aliases", ()))]
     if session.json:
         for row in found:
             session.document({"schema": "penstock.task/1", **row})
@@ -212,6 +212,10 @@ def _task_row(task: Task[..., Any]) -> dict[str, Any]:
     options = {
         name: value for name in task.defaults.__struct_fields__ if (value := getattr(task.defaults, name)) is not None
     }
+    if task.aliases:
+        options["aliases"] = task.aliases
+    if task.concurrency is not None:
+        options["concurrency"] = task.concurrency
     return {
         "name": task.name,
         "kind": "task",

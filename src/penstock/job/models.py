@@ -300,6 +300,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     running: int = 0
     tasks: tuple[str, ...] = ()
+    """Every name of a task that it can run, aliases included."""
+    pipelines: tuple[str, ...] = ()
     claimed_at: datetime | None = None
     """When it last claimed a job."""
     trouble: str = ""
