@@ -117,6 +117,13 @@ class Plan:
         bound.apply_defaults()
         return {name: value if name in given else _plain(value) for name, value in bound.arguments.items()}
 
+    def part_by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return some arguments of a call by the names of the parameters. Raises `ArgumentsError`."""
+        try:
+            return dict(self._signature.bind_partial(*args, **kwargs).arguments)
+        except TypeError as error:
+            raise ArgumentsError(f"task {self._name}{self._signature}: {error}") from None
+
     def call(self, fn: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], run: Any) -> Any:
         """Call the function with stored arguments, restored to their types, refs loaded, the run put in its place."""
         if args or kwargs:
