@@ -23,9 +23,11 @@ if TYPE_CHECKING:
         QueueFullError,
         ResultTimeoutError,
     )
+    from penstock.gathering import agather, as_completed, gather
     from penstock.handle import CancelOutcome, JobHandle
+    from penstock.job.events import NodeChange, ProgressChange, StateChange
     from penstock.job.lifecycle import State
-    from penstock.job.models import Outcome, Ref
+    from penstock.job.models import LogLine, Outcome, Ref
     from penstock.job.retries import RetryPolicy, RetryRule
     from penstock.job.unique import UniquePolicy
     from penstock.run import Run
@@ -45,8 +47,11 @@ _HOMES = {
     "JobHandle": "handle",
     "JobNotFoundError": "core.exceptions",
     "JobQueue": "client",
+    "LogLine": "job.models",
+    "NodeChange": "job.events",
     "Outcome": "job.models",
     "PenstockError": "core.exceptions",
+    "ProgressChange": "job.events",
     "PublishWarning": "client",
     "QueueFullError": "core.exceptions",
     "Ref": "job.models",
@@ -57,9 +62,13 @@ _HOMES = {
     "Run": "run",
     "Snooze": "core.asks",
     "State": "job.lifecycle",
+    "StateChange": "job.events",
     "Task": "sources.decorators",
     "UniquePolicy": "job.unique",
     "Worker": "worker",
+    "agather": "gathering",
+    "as_completed": "gathering",
+    "gather": "gathering",
     "schedule": "sources.scheduled",
     "task": "sources.decorators",
 }
@@ -68,6 +77,9 @@ __all__ = [  # noqa: RUF022 - the verbs and the main class first
     "JobQueue",
     "task",
     "schedule",
+    "gather",
+    "agather",
+    "as_completed",
     "Run",
     "Ask",
     "Call",
@@ -79,8 +91,11 @@ __all__ = [  # noqa: RUF022 - the verbs and the main class first
     "JobFailedError",
     "JobHandle",
     "JobNotFoundError",
+    "LogLine",
+    "NodeChange",
     "Outcome",
     "PenstockError",
+    "ProgressChange",
     "PublishWarning",
     "QueueFullError",
     "Ref",
@@ -90,6 +105,7 @@ __all__ = [  # noqa: RUF022 - the verbs and the main class first
     "RetryRule",
     "Snooze",
     "State",
+    "StateChange",
     "Task",
     "UniquePolicy",
     "Worker",

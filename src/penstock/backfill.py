@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from penstock import calls, declared, scheduler
+from penstock.audit import note
 from penstock.core.exceptions import InvalidScheduleError, JobNotFoundError, QueueFullError, ScheduleNotFoundError
 from penstock.core.triggers import At, Cron, Every, zone_of
 from penstock.job.lifecycle import State
@@ -117,6 +118,8 @@ class Backfill:
         """See `prepare`, which makes one from what a user says."""
         self.schedule = schedule
         self.times = times
+        self.why: str | None = None
+        """The reason, for the audit trail."""
         self._queue = queue
         self._max_active = max_active
         seen = self._look()
@@ -136,13 +139,16 @@ class Backfill:
     def run(self, tell: Callable[[Event], None] | None = None) -> Counts:
         """Make the jobs, never more than ``max_active`` of them live, and return when all are final.
 
-        ``tell`` is called with each step. Somebody else has to work the jobs off, unless the engine is ``inline://``.
+        That it has begun stands in the audit trail, with `why`. ``tell`` is called with each step. Somebody else has
+        to work the jobs off, unless the engine is ``inline://``.
 
         Raises:
             BackendError, LedgerError: what was made goes on, and is found by the next backfill of the same span.
         """
         tell = tell or (lambda event: None)
         tell(Event(did=Did.PLANNED, counts=self.counts))
+        if self.todo:
+            note(self._queue, "backfill", self.schedule.name, why=self.why, fire_times=len(self.todo))
         live: dict[datetime, Job] = {}
         todo = deque(self.todo)
         for at, job in self._found.items():
@@ -377,8 +383,12 @@ def backfill(
     *,
     tell: Callable[[Event], None] | None = None,
     dry_run: bool = False,
+    why: str | None = None,
     **said: Any,
 ) -> Counts:
     """See `JobQueue.backfill`."""
     prepared = prepare(queue, what, **said)
-    return prepared.counts if dry_run else prepared.run(tell)
+    if dry_run:
+        return prepared.counts
+    prepared.why = why
+    return prepared.run(tell)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-import msgspec
-
+from penstock.arguments import arguments_of
 from penstock.core.exceptions import InvalidJobError
 from penstock.options import NAMES as OPTION_NAMES
 from penstock.options import JobOptions, intent
 from penstock.payload import encode_spec
-from penstock.signatures import plan_of
 from penstock.sources.decorators import TASKS, BoundTask, Call, Task
 
 if TYPE_CHECKING:
@@ -103,19 +101,8 @@ def intent_of(config: Config, call: Call, parent_id: str | None = None) -> Inten
     spec = encode_spec(call.spec, config.limits)
     return intent(
         config, call.options, kind=call.kind, name=call.name, spec=spec, isolation=_isolation(call),
-        arguments=lambda: _arguments(call, spec), parent_id=parent_id,
+        arguments=lambda: arguments_of(call.kind, call.name, spec), parent_id=parent_id,
     )  # fmt: skip
-
-
-def _arguments(call: Call, spec: bytes) -> dict[str, Any]:
-    """Return the arguments of a call as plain data, by their names, however they were passed."""
-    given = msgspec.json.decode(spec)
-    task = TASKS.get(call.name) if call.kind == "task" else None
-    if task is not None:
-        plan = plan_of(task.fn, task.name, task.signature)
-        return plan.by_name(given.get("args", []), given.get("kwargs", {}))
-    inputs: dict[str, Any] = given.pop("inputs", None) or {}
-    return {**given, **inputs}
 
 
 def _isolation(call: Call) -> Isolation:

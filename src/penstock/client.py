@@ -213,17 +213,17 @@ class JobQueue(Controls):
         Further: ``name`` (default: that of the task), ``inputs`` (the function's or pipeline's arguments; texts may
         hold ``{{ fire_at }}``, ``{{ interval.start }}``), ``overlap`` (skip, queue, allow, cancel_previous),
         ``catch_up`` (none, latest, all) with ``catch_up_max`` and ``grace``, ``jitter``, ``start``, ``end``,
-        ``max_fires``, ``soft_start``, ``tags``, ``description``; and job options.
+        ``max_fires``, ``soft_start``, ``tags``, ``description``; ``why``, for the audit trail; and job options.
 
         Raises:
             InvalidScheduleError: an option is wrong; nothing was written.
             InvalidJobError: the input is.
             ScheduleDeclaredError: a file declares the schedule of that name.
         """
-        name, inputs = options.pop("name", None), options.pop("inputs", None)
+        name, inputs, why = (options.pop(word, None) for word in ("name", "inputs", "why"))
         mine = {option: options.pop(option) for option in SCHEDULE_OPTIONS if option in options}
         call = calls_room.scheduled(self, what, args, inputs or {}, options)
-        return self.schedules.put(call, name=name, **mine)[0]
+        return self.schedules.put(call, name=name, why=why, **mine)[0]
 
     def unschedule(self, name: str) -> None:
         """Take a schedule away; its jobs stay. Raises `ScheduleNotFoundError`, `ScheduleDeclaredError`."""

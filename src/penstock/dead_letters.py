@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from penstock import audit
 from penstock.core.config import seconds
 from penstock.core.durations import Duration, parse_duration_s
 from penstock.core.exceptions import InvalidJobError, JobNotFoundError, TransitionRefusedError, did_you_mean
@@ -84,7 +85,12 @@ def listed(queue: JobQueue, /, *, limit: int | None = 50, **filters: Any) -> Ite
 
 
 def requeue(
-    queue: JobQueue, job_id: str, inputs: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
+    queue: JobQueue,
+    job_id: str,
+    inputs: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    why: str | None = None,
 ) -> JobHandle:
     """Submit a final job again, with some of its inputs and options changed; see `JobQueue.requeue`."""
     job = queue.job(job_id).refresh()
@@ -101,12 +107,14 @@ def requeue(
     (again,) = _submit(queue, [_intent(job, asked, spec, seen)])
     if again.job.parent_id == job.id:
         _note(queue, [(job, seen, again.id)])
+        changed = ", ".join(sorted(inputs or {})) or None
+        audit.note(queue, "requeue", job.id, why=why, name=job.name, job=again.id, changed=changed)
     return again
 
 
 def requeue_all(
-    queue: JobQueue, /, *, dry_run: bool = False, limit: int | None = None, options: Mapping[str, Any] | None = None,
-    **filters: Any,
+    queue: JobQueue, /, *, dry_run: bool = False, limit: int | None = None, why: str | None = None,
+    options: Mapping[str, Any] | None = None, **filters: Any,
 ) -> Requeued:  # fmt: skip
     """Requeue every dead letter that fits, the oldest first; see `JobQueue.requeue_all`."""
     asked = JobOptions.parse(options or {})
@@ -135,6 +143,9 @@ def requeue_all(
         new = [handle.id for handle in again if handle.outcome is not None and handle.outcome.made]
         made += new
         kept += len(fit) - len(new)
+    if made:
+        told = {name: getattr(value, "name", value) for name, value in filters.items()}
+        audit.note(queue, "requeue", "dead letters", why=why, requeued=len(made), **told)
     return Requeued(found=len(ids), requeued=len(made), kept=kept, refused=refused, jobs=tuple(made))
 
 

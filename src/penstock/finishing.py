@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from penstock.body import Ended
 from penstock.bridge import in_thread
 from penstock.core.exceptions import InvalidJobError, PenstockError, UnsupportedError
+from penstock.handle import call_off
 from penstock.job.models import JobQuery
 from penstock.sources.decorators import TASKS
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from penstock.client import JobQueue
     from penstock.job.models import Job
 
@@ -114,7 +119,7 @@ class AtMost:
             if job.id in ran or len(ran) < self._bounds[key]:
                 ran.add(job.id)  # each of its tries is the same job
                 return None
-        self._queue.job(job.id).cancel()  # it runs, so it is asked for, and has to be told as done
+        call_off(self._queue.job(job.id))  # it runs, so it is asked for, and has to be told as done
         return Ended(how="cancelled")
 
     def leave(self, job: Job) -> None:
@@ -130,7 +135,7 @@ class AtMost:
             ]
             for handle in found:
                 if handle.id not in self._ran[key]:
-                    handle.cancel()
+                    call_off(handle)
 
     def _key(self, job: Job) -> str | None:
         if job.key is not None and job.key in self._bounds:
@@ -149,8 +154,12 @@ class Runs(ABC):
 
     queue: JobQueue
     queues: tuple[str, ...]
+    recycled: str
     _finish: Finish | None
     _schedules: bool
+    _signals: int
+    _in_run: threading.Thread | None
+    _run_over: threading.Event
 
     @abstractmethod
     def run(self, *, on_ready: Callable[[], None] | None = None) -> int:
@@ -159,6 +168,12 @@ class Runs(ABC):
     @abstractmethod
     def stop(self) -> None:
         """See `Worker.stop`."""
+
+    @abstractmethod
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None: ...
+
+    @abstractmethod
+    def _end(self) -> None: ...
 
     def run_forever(self) -> int:
         """`run` until a signal or a `stop`, whatever the worker was made for."""
@@ -210,3 +225,19 @@ class Runs(ABC):
         except BaseException:
             await in_thread(self.stop)
             raise
+
+    @contextmanager
+    def _heeding_signals(self) -> Generator[None]:
+        here = threading.current_thread()
+        numbers = (signal.SIGTERM, signal.SIGINT) if here is threading.main_thread() else ()
+        previous = {number: signal.signal(number, self._on_signal) for number in numbers}
+        self._run_over.clear()
+        self._in_run, self._signals, self.recycled = here, 0, ""
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            self._end()
+            self._in_run = None
+            self._run_over.set()

@@ -55,7 +55,7 @@ def run_here(queue: JobQueue, call: Call, *, echo: bool) -> JobHandle:
         except BaseException:
             if not done.done():
                 try:
-                    queue.job(str(options.job_id)).cancel()
+                    queue.job(str(options.job_id)).cancel(why="interrupted")
                     thread.join(seconds(queue.config.lease.cancel_grace))
                 finally:
                     # A body that blocks in C dies with this process; with the cancel asked for, this ends its job.

@@ -11,9 +11,12 @@ import msgspec
 from penstock.core.config import seconds
 from penstock.core.exceptions import BackendError, UnsupportedError
 from penstock.gateway import message_for
+from penstock.job import lifecycle
 from penstock.job.models import Intent, Outcome, Submission
+from penstock.steering import STRUCK
 
 if TYPE_CHECKING:
+    from penstock.job.steering import Rule
     from penstock.rooms import Rooms
 
 
@@ -39,6 +42,12 @@ def record(rooms: Rooms, intents: Sequence[Intent], connection: object | None = 
     if connection is not None and rooms.gateway.in_process:
         # Nobody sweeps there: what is not pushed now would never run.
         raise UnsupportedError(rooms.gateway.scheme, "workers", " Enqueue after your commit, without connection=.")
+    rules = [rooms.steering.rule_for(wanted) for wanted in intents] if rooms.steering.rules() else ()
+    if rules:
+        intents = [
+            wanted if rule is None else msgspec.structs.replace(wanted, held=rule.held)
+            for wanted, rule in zip(intents, rules, strict=True)
+        ]
     submissions = rooms.ledger.insert(
         [rooms.signer.signed(wanted) for wanted in intents], grace_s=seconds(rooms.config.sweep.publish_grace),
         connection=connection, max_queued=rooms.config.limits.queued_max(wanted.queue for wanted in intents),
@@ -54,7 +63,18 @@ def record(rooms: Rooms, intents: Sequence[Intent], connection: object | None = 
                 PublishWarning,
                 stacklevel=5,
             )
-    return [
-        msgspec.structs.replace(s, outcome=Outcome.BLOCKED) if s.outcome.made and s.job.held is not None else s
-        for s in submissions
-    ]
+    return _held_back(rooms, submissions, rules) if rules else submissions
+
+
+def _held_back(rooms: Rooms, submissions: Sequence[Submission], rules: Sequence[Rule | None]) -> list[Submission]:
+    """Tell of those that a strike or a pause holds back; those that a strike drops are over already."""
+    answers: list[Submission] = []
+    for submission, rule in zip(submissions, rules, strict=True):
+        if rule is None or not submission.outcome.made:
+            answers.append(submission)
+            continue
+        job = submission.job
+        if rule.drop and rooms.ledger.apply(lifecycle.cancel(job.id, reason=STRUCK)) is not None:
+            job = rooms.ledger.get(job.id)
+        answers.append(Submission(job, Outcome.BLOCKED))
+    return answers

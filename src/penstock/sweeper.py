@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from penstock import audit
 from penstock.core.base import Patience
 from penstock.core.config import Config, seconds
 from penstock.core.exceptions import BackendError, JobNotFoundError, LedgerError, UnsupportedError
@@ -81,7 +82,17 @@ class WarmUp:
 class Sweeper:
     """The four looks, each a method that can be called alone, and a thread that calls them in turn."""
 
-    def __init__(self, ledger: Ledger, gateway: Gateway, config: Config, *, results: Callable[[], ResultStore]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        gateway: Gateway,
+        config: Config,
+        *,
+        results: Callable[[], ResultStore],
+        also: Sequence[Callable[[], object]] = (),
+    ) -> None:
+        """Look at nothing yet. ``also`` are further looks of the thread, made as often as the one for dead owners."""
+        self._also = also
         self.counts: Counter[str] = Counter()
         self._ledger = ledger
         self._gateway = gateway
@@ -230,6 +241,7 @@ class Sweeper:
                 if len(ids) < _PURGE_BATCH or self._stop.is_set():
                     break
         self.counts["purged"] += purged
+        audit.purge(self._ledger.records)
         return purged
 
     # -- the thread ---------------------------------------------------------------------------------------------
@@ -266,6 +278,8 @@ class Sweeper:
                     next_expiry = now + _EXPIRE_EVERY_S
                 if now >= next_rescue and self._warm_up.over(now):
                     self.rescue()
+                    for look in self._also:
+                        look()
                     next_rescue = now + self._interval_s * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load
                 if now >= next_purge:
                     self.purge()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +27,7 @@ from penstock.job.limits import parse_memory_bytes
 from penstock.job.models import WorkerInfo
 from penstock.recycling import Recycling
 from penstock.rescan import Rescan
+from penstock.resting import Resting
 from penstock.sources.decorators import TASKS
 from penstock.vitals import Vitals
 
@@ -114,6 +113,7 @@ class Worker(Runs):
             concurrency=self.concurrency,
             patience_s=seconds(config.worker.health_patience),
         )
+        self._resting = Resting(queue, self.vitals)
         self._ready = threading.Event()
         self._done = threading.Event()
         self._signals = 0
@@ -167,22 +167,6 @@ class Worker(Runs):
                 raise self._failure
             return 0 if drained else self._force()
 
-    @contextmanager
-    def _heeding_signals(self) -> Generator[None]:
-        here = threading.current_thread()
-        numbers = (signal.SIGTERM, signal.SIGINT) if here is threading.main_thread() else ()
-        previous = {number: signal.signal(number, self._on_signal) for number in numbers}
-        self._run_over.clear()
-        self._in_run, self._signals, self.recycled = here, 0, ""
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-            self._end()
-            self._in_run = None
-            self._run_over.set()
-
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._signals += 1
         if self._opening:  # a driver is waiting for its server, for seconds
@@ -192,6 +176,7 @@ class Worker(Runs):
         """Take nothing new and wait for what runs; False when a second signal or the grace ended the waiting."""
         until = time.monotonic() + self._grace_s
         self.vitals.phase = "draining"
+        self._resting.leave()
         self.queue.sweeper.stop()
         if self._schedules:
             self.queue.job_files.stop()
@@ -294,7 +279,7 @@ class Worker(Runs):
             self._end()
             raise self._failure
         self.vitals.phase = "working"
-        self.queue.sweeper.start(each_time=self._tell)
+        self.queue.sweeper.start(each_time=self._look)
         if self._schedules:
             declare(self.queue)
             self.queue.job_files.start()
@@ -348,7 +333,7 @@ class Worker(Runs):
             on_turn=self.vitals.loop_turned,
         )
         try:
-            self.queue.gateway.work(order)
+            self._resting.work(order)
         except BaseException as error:  # noqa: BLE001 - told to the thread that waits
             self._failure = error
             if self.ready:
@@ -386,6 +371,10 @@ class Worker(Runs):
             self.queue.sweeper.push([self.queue.ledger.get(job_id) for job_id in left])
         except (LedgerError, JobNotFoundError) as error:
             logger.warning("%d messages were not put back, a sweep will do it: %s", len(left), error)
+
+    def _look(self) -> None:
+        self._tell()
+        self._resting.look()
 
     def _tell(self, *, force: bool = False) -> None:
         self.vitals.note()

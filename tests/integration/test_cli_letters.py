@@ -62,8 +62,20 @@ def test_a_word_is_read_as_the_task_s_own_type(penstock):
 def test_inputs_may_be_json_and_options_are_for_the_new_job(penstock):
     job_id = failed(penstock, "divide", "a=1", "b=0")
     (job,) = penstock.json(
-        "requeue", job_id, "--inputs", '{"b": 2}', "--delay", "1h", "--to-queue", "slow", "--max-attempts", "4"
+        "requeue",
+        job_id,
+        "--inputs",
+        '{"b": 2}',
+        "--delay",
+        "1h",
+        "--to-queue",
+        "slow",
+        "--max-attempts",
+        "4",
+        "--why",
+        "b was wrong",
     )
+    assert penstock.json("audit")[0]["why"] == "b was wrong"
     assert (job["state"], job["queue"], job["max_attempts"]) == ("scheduled", "slow", 4)
 
 
@@ -101,6 +113,15 @@ def test_what_makes_no_sense_is_a_usage_error(penstock, words, told):
 def test_an_error_is_json_too(penstock):
     assert penstock("dead-letters", "--reason", "bad", "--json") == 2
     assert "no job fails by 'bad'" in json.loads(penstock.err)["error"]["message"]
+
+
+def test_each_option_has_a_variable(penstock, monkeypatch):
+    failed(penstock, "divide", "a=1", "b=0")
+    monkeypatch.setenv("PENSTOCK_REQUEUE_ALL", "true")
+    monkeypatch.setenv("PENSTOCK_REQUEUE_DRY_RUN", "true")
+    monkeypatch.setenv("PENSTOCK_DEAD_LETTERS_QUEUE", "other")
+    assert penstock.json("requeue")[0]["found"] == 1
+    assert penstock.json("dead-letters") == []
 
 
 def test_rules_of_retries_are_flags(penstock):

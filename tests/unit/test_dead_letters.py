@@ -148,6 +148,17 @@ def test_a_forged_letter_is_not_signed_anew(tmp_path, divide):
             assert (told.found, told.requeued, list(told.refused)) == (1, 0, [failed.id])
 
 
+def test_a_requeue_stands_in_the_audit_trail(queue, divide):
+    failed = queue.enqueue(divide, 1, 0)
+    again = queue.requeue(failed.id, inputs={"b": 1}, why="b was wrong")
+    (entry,) = queue.audit(verb="requeue")
+    assert (entry.subject, entry.why) == (failed.id, "b was wrong")
+    assert entry.details == {"name": "letters.divide", "job": again.id, "changed": "b"}
+    queue.enqueue(divide, 2, 0)
+    queue.requeue_all(queue="math", why="again", options={"delay": "1h"})
+    assert queue.audit(verb="requeue")[0].details == {"requeued": "1", "queue": "math"}
+
+
 # -- many -----------------------------------------------------------------------------------------------------------
 
 

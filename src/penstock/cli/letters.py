@@ -76,6 +76,7 @@ def requeue(
     limit: Annotated[int | None, Parameter(name=["--limit", "-n"], show_default=False)] = None,
     dry_run: Annotated[bool, _FLAG] = False,
     inputs: Annotated[str | None, _OPTIONAL] = None,
+    why: Annotated[str | None, _OPTIONAL] = None,
     to_queue: Annotated[str | None, _option("--to-queue")] = None,
     delay: Annotated[str | None, _option("--delay", "--in")] = None,
     priority: Annotated[int | None, _option("--priority")] = None,
@@ -99,6 +100,7 @@ def requeue(
         limit: At most so many, the newest.
         dry_run: Only tell which.
         inputs: The arguments or inputs that are to be others, as one JSON object.
+        why: The reason, for the audit trail.
         to_queue: Run it in this queue.
         delay: Not before so long, such as 10m.
         priority: 0 to 9, higher first.
@@ -129,14 +131,14 @@ def requeue(
     if every:
         filters["since"] = since_of(since, opened)
         with opened.captured(echo=session.verbose > 0):
-            told = opened.requeue_all(dry_run=dry_run, options=options, **filters)
+            told = opened.requeue_all(dry_run=dry_run, why=why, options=options, **filters)
         return _tell_all(session, told)
     handle = refs.find(opened, str(ref))
     changed = arguments.json_object(inputs, "--inputs")
     if words or changed:
         changed |= _typed(opened, handle.name, words, changed)
     with opened.captured(echo=session.verbose > 0):
-        again = opened.requeue(handle.id, changed or None, **options)
+        again = opened.requeue(handle.id, changed or None, why=why, **options)
     if session.json:
         session.document({**show.job_document(again.job, opened.now()), "outcome": str(again.outcome)})
     else:

@@ -142,7 +142,7 @@ def _states(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def since_of(text: str | None, queue: JobQueue) -> datetime | None:
-    """Read ``--since``: a span or a time. Raises `UsageError`."""
+    """Read ``24h`` or an ISO 8601 time with its zone. Raises `UsageError`."""
     if text is None:
         return None
     try:

@@ -11,6 +11,7 @@ import msgspec
 
 from penstock.core.capabilities import Capabilities
 from penstock.core.exceptions import InvalidJobError
+from penstock.core.overview import Overview
 from penstock.core.records import Records
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
     """Who has waited so long waits no more, whatever the engine holds."""
 
 
-class Ledger(ABC):
+class Ledger(Overview):
     """The truth: jobs, history, logs, workers. Safe from any thread; every instant comes from its own clock.
 
     All verbs raise `LedgerUnavailableError` when the store cannot be reached or opened and `LedgerError` for
@@ -289,7 +290,7 @@ class Ledger(ABC):
 
     @abstractmethod
     def backlog(self, queues: Sequence[str] = ()) -> tuple[int, int]:
-        """Count the jobs that are due and queued, and those running, in these queues (none given: in all)."""
+        """Count the jobs that are due and admitted, and those running, in these queues (none given: in all)."""
 
     @abstractmethod
     def publishable(self, limit: int) -> list[Job]:

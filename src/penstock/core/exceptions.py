@@ -22,6 +22,7 @@
     ├── JobNotFoundError                also LookupError
     ├── ScheduleNotFoundError           also LookupError; says what there is
     ├── ScheduleDeclaredError           a file declares the schedule: it is changed there
+    ├── RuleNotFoundError               also LookupError; there is no such strike or pause
     ├── TransitionRefusedError          the job was not in a state that allows this
     │   └── StaleAttemptError           another attempt owns the job by now
     ├── ResultError                     a stored result cannot be had (never made, dropped, damaged)
@@ -190,6 +191,14 @@ class JobNotFoundError(PenstockError, LookupError):
     def __init__(self, job_id: str) -> None:
         super().__init__(f"no job {job_id!r} in this ledger")
         self.job_id = job_id
+
+
+class RuleNotFoundError(PenstockError, LookupError):
+    """There is no such strike or pause to take back; the message says which there are."""
+
+    def __init__(self, wanted: str, known: Iterable[str]) -> None:
+        listed = "; ".join(sorted(known)) or "none"
+        super().__init__(f"{wanted} is not there to be taken back; there are: {listed}")
 
 
 class TransitionRefusedError(PenstockError):

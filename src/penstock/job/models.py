@@ -330,6 +330,8 @@ class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
     queue: str | None = None
     kind: str | None = None
+    ids: tuple[str, ...] | None = None
+    """Only these; say a `limit` that is as large."""
     id_prefix: str | None = None
     key: str | None = None
     parent_id: str | None = None

@@ -16,7 +16,7 @@ def glob(name: str) -> re.Pattern[str]:
 
 
 def fits(job: Job, query: JobQuery, name: re.Pattern[str] | None, now: datetime) -> bool:
-    """Whether a row is one of those that a query asks for; ``name`` is its `glob`. Its limit is for the caller."""
+    """Whether a row is one that a query asks for; ``name`` is its `glob`. Its ids and its limit are for the caller."""
     return (
         (not query.states or shown_state(job, now) in query.states)
         and (name is None or name.fullmatch(job.name) is not None)

@@ -238,7 +238,9 @@ class MemoryLedger(Ledger):
         with self._lock:
             store, now = self._store(), self.now()
             ids = (
-                store.jobs
+                store.jobs.keys() & query.ids
+                if query.ids is not None
+                else store.jobs
                 if not query.states
                 else [at for state in matching.stored(query.states) for at in store.by_state[state]]
             )
@@ -260,7 +262,7 @@ class MemoryLedger(Ledger):
         """See `Ledger.backlog`."""
         with self._lock:
             store, now = self._store(), self.now()
-            due = [job for job in store.of(State.QUEUED) if job.scheduled_at <= now]
+            due = [job for job in store.of(State.QUEUED) if job.scheduled_at <= now and job.held is None]
             due_count, running_count = (
                 sum(not queues or job.queue in queues for job in jobs) for jobs in (due, store.of(State.RUNNING))
             )

@@ -11,6 +11,7 @@ import msgspec
 
 from penstock.core.base import Applied, Finding, Ledger, Patience
 from penstock.core.exceptions import JobNotFoundError
+from penstock.core.overview import Tally
 from penstock.core.records import Records
 from penstock.job.lifecycle import TRANSITIONS, Event, State, Transition
 from penstock.job.models import (
@@ -24,7 +25,7 @@ from penstock.job.models import (
     Submission,
     WorkerInfo,
 )
-from penstock.ledger import postgres_sql, rows, sql
+from penstock.ledger import postgres_sql, rows, sql, sql_overview
 from penstock.ledger.postgres_insert import Submit, shown
 from penstock.ledger.postgres_records import PostgresRecords
 from penstock.ledger.postgres_server import Connection, PostgresServer
@@ -164,6 +165,14 @@ class PostgresLedger(Ledger):
     def counts(self) -> dict[str, int]:
         """See `Ledger.counts`."""
         return {state: count for state, count in self._rows(sql.COUNTS) if count}
+
+    def tally(self) -> list[Tally]:
+        """See `Overview.tally`."""
+        return sql_overview.tallies_of(self._rows(sql_overview.TALLY))
+
+    def upcoming(self, limit: int) -> list[Job]:
+        """See `Overview.upcoming`."""
+        return self._jobs(sql_overview.UPCOMING, limit=limit)
 
     def backlog(self, queues: Sequence[str] = ()) -> tuple[int, int]:
         """See `Ledger.backlog`."""

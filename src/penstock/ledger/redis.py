@@ -14,6 +14,7 @@ import msgspec
 
 from penstock.core.base import Applied, Finding, Ledger, Patience
 from penstock.core.exceptions import DuplicateJobError, InvalidJobError, JobNotFoundError, QueueFullError
+from penstock.core.overview import Tally
 from penstock.core.records import Records
 from penstock.job.lifecycle import SHOWN_STATES, TRANSITIONS, Event, State, Transition
 from penstock.job.models import (
@@ -28,7 +29,7 @@ from penstock.job.models import (
     Submission,
     WorkerInfo,
 )
-from penstock.ledger import redis_find, redis_lua, redis_reads, redis_rows, rows
+from penstock.ledger import redis_find, redis_lua, redis_overview, redis_reads, redis_rows, rows
 from penstock.ledger.redis_records import RedisRecords
 from penstock.ledger.redis_server import Call, RedisServer
 
@@ -191,6 +192,14 @@ class RedisLedger(Ledger):
         """See `Ledger.counts`."""
         numbers = self._server.run(redis_reads.COUNTS, self._time())
         return {state: number for state, number in zip(SHOWN_STATES, numbers, strict=True) if number}
+
+    def tally(self) -> list[Tally]:
+        """See `Overview.tally`."""
+        return redis_overview.tally(self._server, self._time())
+
+    def upcoming(self, limit: int) -> list[Job]:
+        """See `Overview.upcoming`."""
+        return redis_overview.upcoming(self._server, self._time(), limit)
 
     def backlog(self, queues: Sequence[str] = ()) -> tuple[int, int]:
         """See `Ledger.backlog`."""

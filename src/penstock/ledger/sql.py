@@ -7,7 +7,7 @@ Instants are seconds since 1970, parameters are named; nothing here knows a driv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -67,6 +67,10 @@ class Dialect(msgspec.Struct, frozen=True):
     """Writes ``*`` and ``?`` as ``like`` reads them."""
     tagged: str
     """A job with ``:tag`` among its tags."""
+    among_ids: str
+    """A job with one of ``:ids``."""
+    ids_of: Callable[[Sequence[str]], Any]
+    """Writes ids as ``among_ids`` reads them."""
     described: str
     """A job whose metadata has all entries of ``:entries``, which are JSON."""
 
@@ -76,6 +80,8 @@ SQLITE = Dialect(
     like="+name GLOB :name",
     pattern=lambda name: name.replace("[", "[[]"),
     tagged="EXISTS (SELECT 1 FROM json_each(tags) WHERE value = :tag)",
+    among_ids="id IN (SELECT value FROM json_each(:ids))",
+    ids_of=lambda ids: msgspec.json.encode(ids).decode(),
     described=(
         "NOT EXISTS (SELECT 1 FROM json_each(:entries) AS wanted WHERE NOT EXISTS (SELECT 1 FROM json_each(metadata) "
         "AS entry WHERE entry.key = wanted.key AND entry.value = wanted.value))"
@@ -211,6 +217,9 @@ def find(query: JobQuery, dialect: Dialect = SQLITE) -> tuple[str, dict[str, Any
     if query.id_prefix is not None:
         terms.append("id >= :id_prefix AND id < :id_end")
         values |= {"id_prefix": query.id_prefix, "id_end": query.id_prefix + "\U0010ffff"}
+    if query.ids is not None:
+        terms.append(dialect.among_ids)
+        values["ids"] = dialect.ids_of(query.ids)
     if query.before is not None:
         terms.append("id < :before")
         values["before"] = query.before

@@ -14,6 +14,7 @@ import msgspec
 
 from penstock.core.base import Applied, Finding, Ledger, Patience
 from penstock.core.exceptions import InvalidJobError, JobNotFoundError
+from penstock.core.overview import Tally
 from penstock.core.records import Records
 from penstock.job.lifecycle import TRANSITIONS, Event, State, Transition
 from penstock.job.models import (
@@ -28,7 +29,7 @@ from penstock.job.models import (
     Submission,
     WorkerInfo,
 )
-from penstock.ledger import conflicts, rows, sql, sqlite_insert
+from penstock.ledger import conflicts, rows, sql, sql_overview, sqlite_insert
 from penstock.ledger.sqlite_file import SqliteFile
 from penstock.ledger.sqlite_records import SqliteRecords
 
@@ -46,7 +47,7 @@ _CANCEL_REQUESTS = (
     "SELECT id, attempt FROM jobs WHERE owner = ? AND state = 'running' AND cancel_requested_at IS NOT NULL ORDER BY id"
 )
 _BACKLOG = (
-    f"SELECT (SELECT count(*) FROM jobs WHERE {sql.QUEUED} AND scheduled_at <= :now{{among}}), "
+    f"SELECT (SELECT count(*) FROM jobs WHERE {sql.QUEUED} AND held IS NULL AND scheduled_at <= :now{{among}}), "
     f"(SELECT count(*) FROM jobs WHERE {sql.RUNNING}{{among}})"
 )
 _AMONG = " AND queue IN (SELECT value FROM json_each(:queues))"
@@ -244,6 +245,14 @@ class SqliteLedger(Ledger):
     def counts(self) -> dict[str, int]:
         """See `Ledger.counts`."""
         return {state: count for state, count in self._rows(sql.COUNTS, {"now": self._clock()}) if count}
+
+    def tally(self) -> list[Tally]:
+        """See `Overview.tally`."""
+        return sql_overview.tallies_of(self._rows(sql_overview.TALLY, {"now": self._clock()}))
+
+    def upcoming(self, limit: int) -> list[Job]:
+        """See `Overview.upcoming`."""
+        return self._jobs(sql_overview.UPCOMING, {"now": self._clock(), "limit": limit})
 
     def backlog(self, queues: Sequence[str] = ()) -> tuple[int, int]:
         """See `Ledger.backlog`."""
