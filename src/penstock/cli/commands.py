@@ -100,6 +100,19 @@ COMMANDS = (
         "tasks", "penstock.cli.lists:tasks", "Look", "List what can be run: tasks and pipelines", "[NAME] [OPTIONS]"
     ),
     Command("audit", "penstock.cli.reasons:audit", "Look", "List what was done by hand: who, when, what, why"),
+    Command(
+        "strike",
+        "penstock.cli.steer:strike",
+        "Steer",
+        "Let no job of a task, or with such an argument, begin",
+        'TASK ["NAME OP VALUE"] [OPTIONS]',
+    ),
+    Command("restore", "penstock.cli.steer:restore", "Steer", "Take a strike back", 'TASK ["NAME OP VALUE"] [OPTIONS]'),
+    Command(
+        "pause", "penstock.cli.steer:pause", "Steer", "Let a queue, a task or a worker rest", "WHAT NAME [OPTIONS]"
+    ),
+    Command("resume", "penstock.cli.steer:resume", "Steer", "Let it go on", "WHAT NAME [OPTIONS]"),
+    Command("rules", "penstock.cli.steer:rules", "Steer", "List the strikes and pauses that hold"),
     Command("backends", "penstock.cli.setup:backends", "Setup", "List the engines and what each can do"),
     Command("doctor", "penstock.cli.setup:doctor", "Setup", "Check config, ledger, engine, tasks, workers"),
     Command("config show", "penstock.cli.setup:show_config", "Setup", "Print every setting with its origin"),
