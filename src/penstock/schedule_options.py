@@ -28,16 +28,9 @@ OPTIONS = (
 """Beside the options of the jobs that it makes."""
 _TEXT_MAX = 4_000
 _JOB_OPTIONS = (
-    "queue",
-    "priority",
-    "max_attempts",
-    "max_crashes",
-    "timeout",
-    "backoff",
-    "isolation",
-    "expires",
-    "metadata",
-)
+    "queue", "priority", "max_attempts", "max_crashes", "timeout", "backoff", "retry_on", "discard_on", "isolation",
+    "expires", "metadata",
+)  # fmt: skip
 
 
 def template_of(intent: Intent) -> Template:
@@ -91,11 +84,13 @@ def change_plan(plan: Plan, options: Mapping[str, Any], now: datetime) -> Plan:
     plan = _with_options(plan, given, zone)
     if jobs:
         asked = JobOptions.parse(jobs)
-        changes = {
+        changes: dict[str, Any] = {
             name: value
             for name in Template.__struct_fields__
             if name in JobOptions.__struct_fields__ and (value := getattr(asked, name)) is not None
         }
+        policy = plan.template.backoff if asked.backoff is None else asked.backoff.or_rules_of(plan.template.backoff)
+        changes["backoff"] = policy.with_rules(asked.retry_on, asked.discard_on)
         plan = msgspec.structs.replace(plan, template=msgspec.structs.replace(plan.template, **changes))
     return plan
 

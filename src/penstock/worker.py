@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,12 +19,13 @@ from penstock.core.exceptions import (
     JobNotFoundError,
     LedgerError,
     LedgerUnavailableError,
-    PenstockError,
-    UnsupportedError,
 )
 from penstock.core.secrets import mask_url
 from penstock.declared import declare
-from penstock.job.models import JobQuery, WorkerInfo
+from penstock.finishing import Finish, Runs
+from penstock.job.limits import parse_memory_bytes
+from penstock.job.models import WorkerInfo
+from penstock.recycling import Recycling
 from penstock.rescan import Rescan
 from penstock.resting import Resting
 from penstock.sources.decorators import TASKS
@@ -40,7 +40,6 @@ logger = logging.getLogger("penstock.worker")
 
 EXIT_FORCED = 143
 """128 + SIGTERM: a second signal, bodies were stopped and their jobs handed back."""
-_RUNNING = ("running", "cancelling", "overdue")
 _TELL_EVERY_S = 10.0
 _BURST_POLL_S = 0.02
 _FORCED_WAIT_S = 0.2
@@ -54,11 +53,12 @@ class _SignalledError(BaseException):
     """A signal came before the worker had begun."""
 
 
-class Worker:
+class Worker(Runs):
     """Works a queue's jobs off until it is told to stop.
 
     As a command: ``worker.run()`` blocks, handles SIGTERM and SIGINT (the first drains, the second stops at once
-    and hands jobs back) and returns the exit code. Embedded: ``with queue.worker(concurrency=4): ...``.
+    and hands jobs back) and returns the exit code. Embedded: ``with queue.worker(concurrency=4): ...``. For scripts and
+    tests: `run_until_finished` and `run_at_most`.
     """
 
     def __init__(
@@ -68,7 +68,9 @@ class Worker:
         queues: Sequence[str] | None = None,
         concurrency: int | None = None,
         burst: bool = False,
+        until_finished: bool = False,
         max_jobs: int | None = None,
+        max_memory: str | int | None = None,
         echo: bool = False,
         connect_timeout: str | float = 0,
         scheduler: bool | None = None,
@@ -80,22 +82,31 @@ class Worker:
             queues: names, in order of preference; default: as configured.
             concurrency: bodies at once; default: as configured.
             burst: work off what is due and return; what is scheduled for later stays.
+            until_finished: as a burst, but wait for what is scheduled for later too; see `run_until_finished`.
             max_jobs: return after that many claimed jobs.
+            max_memory: drain and return when this process holds more, such as "500MB"; default: as configured.
             echo: also write what inline bodies print and log to this process's stderr.
             connect_timeout: for how long an engine or a ledger that does not answer is tried again at the start.
-            scheduler: also make the jobs of schedules; default: as configured. A burst never does.
+            scheduler: also make the jobs of schedules; default: as configured. One that ends by itself never does.
         """
         config = queue.config
         self.queue = queue
         self.queues = tuple(queues or config.worker.queues)
         self.concurrency = concurrency or config.worker.concurrency
-        self.burst = burst
+        self._finish = Finish(queue, self.queues, later=until_finished) if burst or until_finished else None
         self.max_jobs = max_jobs
+        self.recycled = ""
+        """Why it has ended so that a new process takes its place; empty if it did not."""
+        most = config.worker.max_memory if max_memory is None else max_memory
+        self._recycling = Recycling(
+            max_memory_bytes=None if most is None else parse_memory_bytes(most) or None,
+            max_jobs=config.worker.max_jobs_per_process,
+        )
         self._grace_s = seconds(config.worker.grace)
         self._cancel_grace_s = seconds(config.lease.cancel_grace)
         self._connect_timeout_s = seconds(connect_timeout)
         self._echo = echo
-        self._schedules = (config.worker.scheduler if scheduler is None else scheduler) and not burst
+        self._schedules = (config.worker.scheduler if scheduler is None else scheduler) and self._finish is None
         self.vitals = Vitals(
             owner=queue.owner,
             queues=self.queues,
@@ -106,6 +117,8 @@ class Worker:
         self._ready = threading.Event()
         self._done = threading.Event()
         self._signals = 0
+        self._in_run: threading.Thread | None = None
+        self._run_over = threading.Event()
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._told_at = 0.0
@@ -125,35 +138,34 @@ class Worker:
     # -- as a command -------------------------------------------------------------------------------------------
 
     def run(self, *, on_ready: Callable[[], None] | None = None) -> int:
-        """Work until a signal, or until the burst or ``max_jobs`` is over; return the exit code.
+        """Work until a signal or a `stop`, or until the burst or ``max_jobs`` is over; return the exit code.
 
-        0 after a drain or a signal before it was ready, `EXIT_FORCED` after a second signal.
+        0 after a drain or a signal before it was ready, `EXIT_FORCED` after a second signal. In another than the main
+        thread signals are left to others.
 
         Raises:
             BackendError: the engine failed, or did not answer within the ``connect_timeout``.
             LedgerError: the ledger did not answer within the ``connect_timeout``.
         """
-        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
-        try:
+        with self._heeding_signals():
             try:
                 self._start()
             except _SignalledError:
                 return 0
             if on_ready is not None:
                 on_ready()
-            while not self._done.is_set() and self._signals == 0:
+            while not self._done.is_set() and self._signals == 0 and not self.recycled:
                 self.vitals.turn()
                 self._watch()
-                if not self.burst:
+                if self._finish is None:
                     self._rescan.turn()
+                self.recycled = self._recycling.due(self.queue.execution.claims.claimed)
+            if self.recycled:
+                logger.info("this process has had %s; it drains, and another may take its place", self.recycled)
             drained = self._drain()
             if self._failure is not None:
                 raise self._failure
             return 0 if drained else self._force()
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-            self._end()
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._signals += 1
@@ -218,7 +230,7 @@ class Worker:
             LedgerError: the ledger could not be opened.
         """
         self._start()
-        if not self.burst:
+        if self._finish is None:
             self._rescan.start()
 
     def _start(self) -> None:
@@ -248,11 +260,12 @@ class Worker:
         try:
             execution = self.queue.execution  # opens the ledger
             self._started_at = self.queue.ledger.now()
+            self._pipelines = self._rescan.pipelines()
         finally:
             self._opening = False
         self.vitals.join(running=lambda: len(execution.heart.owned), counts=execution.counts)
         execution.releasing = False
-        execution.claims.begin(self.max_jobs)
+        execution.claims.begin(self._recycling.at_most(self.max_jobs))
         execution.capture = Capture.install(echo=self._echo)
         self._failure = None
         self._ready.clear()
@@ -282,11 +295,15 @@ class Worker:
             time.sleep(_BURST_POLL_S)
 
     def stop(self, *, grace_s: float | None = None) -> None:
-        """Take nothing new, wait for what runs up to the grace, hand the rest back."""
-        if self._thread is None:
-            return
+        """Take nothing new, wait for what runs up to the grace, hand the rest back. Ends a `run` of another thread."""
         if grace_s is not None:
             self._grace_s = grace_s
+        if self._in_run not in (None, threading.current_thread()):
+            self._signals += 1
+            self._run_over.wait()
+            return
+        if self._thread is None:
+            return
         self._drain()
         self._end()
 
@@ -326,59 +343,24 @@ class Worker:
             self._done.set()
 
     def _watch(self) -> None:
-        """One look while working: is the burst over, have enough jobs been taken?"""
+        """One look while working: is everything done, have enough jobs been taken?"""
         self._tell()
         self._put_back()
         if self.queue.execution.claims.spent:
             self.queue.gateway.stop()
             self._done.wait(0.05)
             return
-        if not self.burst:
+        if self._finish is None:
             self._done.wait(_BURST_POLL_S)  # a signal is looked at that often
             return
         try:
-            over = self._burst_over()
+            over = self._finish.reached()
         except LedgerError as error:
             logger.warning("the ledger did not answer: %s", error)
             over = False
         if over:
             self.queue.gateway.stop()
         self._done.wait(_BURST_POLL_S)
-
-    def _burst_over(self) -> bool:
-        ledger = self.queue.ledger
-        due, running = ledger.backlog(self.queues)
-        if self.queue.execution.running:
-            return False
-        if due == 0:
-            # What the ledger has as running here and nobody runs here lost its lease, or the answer to its claim: the
-            # sweep makes it due again. It may have done so since the first look.
-            return running == 0 or (not self._lost_some() and ledger.backlog(self.queues)[0] == 0)
-        if self._engine_is_empty():
-            # Jobs are due and no message is on its way: they were lost, or published to an engine that was down.
-            self._publish_lost()
-        return False
-
-    def _lost_some(self) -> bool:
-        running = [
-            job
-            for name in self.queues
-            for job in self.queue.ledger.find(JobQuery(states=_RUNNING, queue=name, limit=500))
-        ]
-        return any(job.owner == self.queue.owner for job in running)
-
-    def _engine_is_empty(self) -> bool:
-        try:
-            return all(self.queue.gateway.depth(queue) == 0 for queue in self.queues)
-        except (UnsupportedError, PenstockError):
-            return False
-
-    def _publish_lost(self) -> None:
-        ledger = self.queue.ledger
-        for name in self.queues:
-            waiting = ledger.find(JobQuery(states=("queued",), queue=name, limit=500))
-            if waiting and self._engine_is_empty() and not self.queue.execution.running:
-                self.queue.sweeper.push(waiting)
 
     def _put_back(self) -> None:
         """Publish again what was taken from the engine after ``max_jobs`` had been reached."""
@@ -402,7 +384,11 @@ class Worker:
         self._told_at = now
         try:
             self.queue.ledger.tell_worker(self.info())
-            others = (worker.tasks for worker in self.queue.ledger.workers() if worker.id != self.queue.owner)
+            others = (
+                (*worker.tasks, *worker.pipelines)
+                for worker in self.queue.ledger.workers()
+                if worker.id != self.queue.owner
+            )
             self.queue.execution.elsewhere.tasks = frozenset(name for tasks in others for name in tasks)
         except LedgerError as error:
             self.vitals.ledger_failed(error)
@@ -425,7 +411,8 @@ class Worker:
             seen_at=ledger_now,
             version=__version__,
             running=len(self.queue.execution.running),
-            tasks=tuple(sorted(TASKS)),
+            tasks=TASKS.names(),
+            pipelines=self._pipelines,
             claimed_at=None if claimed_s is None else ledger_now - timedelta(seconds=claimed_s),
             trouble=self.vitals.health().trouble,
         )

@@ -32,11 +32,15 @@ class JobFlags:
     max_crashes: Annotated[int | None, _job("How often it may lose its process.")] = None
     timeout: Annotated[str | None, _job("How long a try may take, such as 5m; or none.")] = None
     backoff: Annotated[str | None, _job("How long to wait between tries, such as 10s..10m.")] = None
+    retry_on: Annotated[
+        tuple[str, ...], _job("An error that is tried again: NAME, or NAME=TRIES,BACKOFF; may be repeated.")
+    ] = ()
+    discard_on: Annotated[tuple[str, ...], _job("An error that is not tried again; may be repeated.")] = ()
     isolation: Annotated[str | None, _job("inline or process.")] = None
 
     def given(self) -> dict[str, Any]:
         """Return those that were given."""
-        return _given(self)
+        return {name: value for name, value in _given(self).items() if value != ()}
 
 
 @Parameter(name="*")
