@@ -29,6 +29,7 @@ from penstock.sweeper import Sweeper
 if TYPE_CHECKING:
     from penstock.client import JobQueue
     from penstock.core.base import Ledger
+    from penstock.dependencies.home import Home
     from penstock.discovery import Discovery
     from penstock.execution import Execution
     from penstock.job_files import JobFiles
@@ -183,13 +184,32 @@ class Rooms:
             self.children.close()
 
     @opened
+    def home(self) -> Home:
+        """What this process keeps for the dependencies of bodies."""
+        from penstock.dependencies.home import Home
+
+        made = Home(lambda: cast("JobQueue", self))
+        self._closers.insert(0, made.close)
+        return made
+
+    def close_shared(self) -> None:
+        """Close what bodies of this process shared; what is asked for later is made anew."""
+        if "home" in self.__dict__:
+            self.home.close()
+
+    @opened
     def execution(self) -> Execution:
         """What runs bodies in this process."""
+        from penstock.dependencies.gate import LimitsGate
+        from penstock.dependencies.successors import Successors
         from penstock.execution import Execution
         from penstock.runners import configure
+        from penstock.wakes import Wakes
 
         self.load_tasks()
         configure(self.config, root=self.root)
+        wakes = Wakes(lambda: self.ledger, lambda: self.sweeper)
+        self._closers.insert(0, wakes.close)
         made = Execution(
             self.ledger,
             self.config,
@@ -199,6 +219,9 @@ class Rooms:
             signer=self.signer,
             changed=self._tell,
             listened=lambda: bool(self._listeners or self._plugin_listeners),
+            gates=(LimitsGate(lambda: self.ledger, wakes.at),),
+            home=lambda: self.home,
+            successors=Successors(lambda: cast("JobQueue", self)),
         )
         self._closers.insert(0, made.close)
         return made

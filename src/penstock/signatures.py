@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -32,13 +33,14 @@ class Plan:
     """How one function is called from stored arguments. Made once per function, see `plan_of`."""
 
     __slots__ = ("_by_name", "_name", "_positional", "_rest", "_run_index", "_run_name", "_run_only", "_signature",
-                 "_var_keyword", "_var_positional")  # fmt: skip
+                 "_supplied", "_var_keyword", "_var_positional")  # fmt: skip
 
     def __init__(self, fn: Callable[..., Any], name: str, signature: inspect.Signature) -> None:
         if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
             raise ArgumentsError(f"task {name} is a generator function, whose body a call does not run; return a list")
         annotations = _annotations(fn, signature)
         self._name = name
+        self._supplied = supplied(fn)
         self._run_name: str | None = None
         self._run_index = -1
         self._run_only = False
@@ -70,6 +72,8 @@ class Plan:
         """Raise `ArgumentsError` or `PayloadError`, naming the parameter, if the call cannot be made."""
         if self._run_name in kwargs:
             raise ArgumentsError(f"task {self._name}: {self._run_name!r} is handed in by the worker, not by the caller")
+        for name in self._supplied & kwargs.keys():
+            raise ArgumentsError(f"task {self._name}: {name!r} is what it depends on: the worker hands it in")
         try:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -94,6 +98,25 @@ class Plan:
                 by_name = {p.name: value for p, value in zip(parameters[at:], args[at:], strict=True)}
                 return list(args[:at]), {**by_name, **kwargs}
         return list(args), dict(kwargs)
+
+    def bound(self, args: list[Any], kwargs: dict[str, Any], run: Any) -> dict[str, Any]:
+        """Return stored arguments by name, restored to their types, the run among them. Raises `ArgumentsError`."""
+        found = self.by_name(
+            [self._restore(index, value) for index, value in enumerate(args)],
+            {key: self._restore(key, value) for key, value in kwargs.items()},
+        )
+        if self._run_name is not None:
+            found[self._run_name] = run
+        return found
+
+    def by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a call by name, defaults included. Raises `ArgumentsError`."""
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise ArgumentsError(f"task {self._name}{self._signature}: {error}") from None
+        bound.apply_defaults()
+        return dict(bound.arguments)
 
     def call(self, fn: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], run: Any) -> Any:
         """Call the function with stored arguments, restored to their types, refs loaded, the run put in its place."""
@@ -159,6 +182,28 @@ def _is_template_for(convert: Convert, value: Any) -> bool:
         convert(sample)
         return True
     return False
+
+
+def supplied(fn: Callable[..., Any]) -> frozenset[str]:
+    """Return which parameters are no arguments, because what the function depends on supplies them.
+
+    Raises:
+        ArgumentsError: a parameter says twice where its value comes from, or says so and does not.
+    """
+    # Nothing can depend on what is not loaded: a project without dependencies never loads the library.
+    library = sys.modules.get("uncalled_for")
+    if library is None:
+        return frozenset()
+    try:
+        return frozenset(library.get_dependency_parameters(fn))
+    except TypeError as error:
+        raise ArgumentsError(str(error)) from None
+
+
+def wrapped(fn: Callable[..., Any]) -> bool:
+    """Whether the annotation of an argument asks for something around the call."""
+    library = sys.modules.get("uncalled_for")
+    return library is not None and bool(library.get_annotation_dependencies(fn))
 
 
 _plans: dict[Callable[..., Any], Plan] = {}

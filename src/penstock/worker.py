@@ -25,6 +25,7 @@ from penstock.core.exceptions import (
 )
 from penstock.core.secrets import mask_url
 from penstock.declared import declare
+from penstock.dependencies.successors import seed
 from penstock.job.models import JobQuery, WorkerInfo
 from penstock.rescan import Rescan
 from penstock.sources.decorators import TASKS
@@ -311,6 +312,7 @@ class Worker:
             on_ready=self._ready.set,
             on_contact=self.vitals.contact,
             on_turn=self.vitals.loop_turned,
+            around=self.queue.home.on_this_loop,
         )
         try:
             self.queue.gateway.work(order)
@@ -395,6 +397,8 @@ class Worker:
         self._told_at = now
         try:
             self.queue.ledger.tell_worker(self.info())
+            if self._schedules and self.vitals.phase == "working":
+                seed(self.queue)
             others = (worker.tasks for worker in self.queue.ledger.workers() if worker.id != self.queue.owner)
             self.queue.execution.elsewhere.tasks = frozenset(name for tasks in others for name in tasks)
         except LedgerError as error:
@@ -438,6 +442,7 @@ class Worker:
         if capture is not None:
             capture.uninstall()
         thread.join(1 if self._done.is_set() else 0)
+        self.queue.close_shared()
         try:
             self.queue.ledger.forget_worker(self.queue.owner)
         except LedgerError as error:

@@ -24,6 +24,7 @@ NO_TWIN = {
         "resubmit",
         "captured",
         "kill_children",
+        "close_shared",
     },
     JobHandle: set(),
     Task: {"call", "options"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -84,6 +85,8 @@ class WorkOrder(msgspec.Struct, frozen=True, kw_only=True):
     seconds while there is room for one. A backend that does is known to be deaf when it no longer does."""
     on_turn: Callable[[], None] = lambda: None
     """Called by the room that runs an async backend, each time its loop has turned; no backend need call it."""
+    around: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
+    """Entered by that room on the loop before the backend works, and left on it before the loop ends."""
 
 
 class _AnyBackend(ABC):
@@ -392,6 +395,9 @@ class Runner(ABC):
 
     def prepare_child(self, setup: Mapping[str, Any]) -> None:  # noqa: B027 - or nothing to load
         """In a new child process: load what `child_setup` names. What it raises fails the job that waits for it."""
+
+    def end_child(self) -> None:  # noqa: B027 - or nothing to let go
+        """In a child process that is about to end: let go of what was kept for its jobs."""
 
     def missing(self, job: Job) -> str | None:
         """Say why this process cannot run the job (its task is unknown here), or None when it can."""

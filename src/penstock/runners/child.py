@@ -19,6 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from penstock.body import Cause, Ended, Interrupt
 from penstock.capture import Capture
 from penstock.core.secrets import remember
@@ -32,6 +34,7 @@ from penstock.runners.errors import describe_error
 from penstock.runners.frames import (
     Broken,
     Done,
+    Extend,
     Frames,
     FromChild,
     Prepare,
@@ -92,6 +95,7 @@ class Child:
                     os._exit(0)  # a process that the body forked has come out of the body: it is not the child
                 self._ear.expect(None)
                 self._send(Done(ended), last=True)
+        self._runner.end_child()
 
     # -- prepare ------------------------------------------------------------------------------------------------
 
@@ -132,7 +136,10 @@ class Child:
     def _perform(self, job: Job) -> Ended:
         self._stop, self._interrupt, self._open = None, Interrupt(), True
         log_max_bytes = self._limits.log_max_bytes
-        run = Run(job, emit=self._emit, interrupt=self._interrupt, own_process=True, log_max_bytes=log_max_bytes)
+        run = Run(
+            job, emit=self._emit, interrupt=self._interrupt, own_process=True, log_max_bytes=log_max_bytes,
+            extend=lambda by_s: self._send(Extend(by_s)),
+        )  # fmt: skip
         self._settle_in()
         token = current_run.set(run)
         self._capture.process_run = run
@@ -146,7 +153,9 @@ class Child:
             current_run.reset(token)
             if os.getpid() == self._pid:
                 run.close()
-        return ended if self._stop is None else Ended(how=self._stop, error=ended.error)
+        if run.next is not None:
+            ended = msgspec.structs.replace(ended, next=run.next)
+        return ended if self._stop is None else Ended(how=self._stop, error=ended.error, next=ended.next)
 
     def _body(self, job: Job, run: Run) -> Ended:
         limits: Limits | None = None
@@ -163,6 +172,8 @@ class Child:
             return Ended(how="returned", result=result)
         except BaseException as error:  # noqa: BLE001 - a body may raise anything, SystemExit included
             self._in_body = False
+            if isinstance(told := getattr(error, "ended", None), Ended):
+                return told
             info = explained(describe_error(error), error, limits)
             return Ended(how="raised", error=info, retryable=getattr(error, "retryable", True) is not False)
 

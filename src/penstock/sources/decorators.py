@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, 
 
 from penstock.core.exceptions import ConfigError, UnknownTaskError
 from penstock.options import JobOptions
+from penstock.signatures import supplied, wrapped
 
 if TYPE_CHECKING:
     from penstock.handle import JobHandle
@@ -56,7 +57,12 @@ class Task(Generic[P, R]):
         self.name = name
         self.defaults = options
         self.marks: tuple[Mark, ...] = ()
-        self.signature = inspect.signature(fn)
+        whole = inspect.signature(fn)
+        mine = supplied(fn)
+        self.signature = _without(whole, mine) if mine else whole
+        """What a call takes: without what the function's dependencies supply."""
+        self.depends = bool(mine) or wrapped(fn)
+        """Whether the function has dependencies."""
         self.is_async = inspect.iscoroutinefunction(fn)
         self.__doc__ = fn.__doc__
         self.__name__ = getattr(fn, "__name__", name)
@@ -214,6 +220,11 @@ class TaskRegistry(Mapping[str, Task[Any, Any]]):
             self._staged = None
 
 
+def _without(signature: inspect.Signature, names: Collection[str]) -> inspect.Signature:
+    taken = [parameter for name, parameter in signature.parameters.items() if name not in names]
+    return signature.replace(parameters=taken)
+
+
 def _place(task: Task[Any, Any]) -> str:
     file, line = task.source
     return f"{file}:{line}"
@@ -247,7 +258,12 @@ def task(
     """
 
     def register(fn: Callable[P, R]) -> Task[P, R]:
-        registered = Task(fn, name or fn.__name__, JobOptions.parse_for_task(options, name or fn.__name__))
+        called = name or fn.__name__
+        registered = Task(fn, called, JobOptions.parse_for_task(options, called))
+        if registered.depends:
+            from penstock.dependencies.declared import check
+
+            registered.defaults = check(fn, called, registered.signature).merged(registered.defaults)
         TASKS.add(registered)
         return registered
 
