@@ -6,8 +6,9 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any, cast
 
@@ -189,21 +190,54 @@ def supplied(fn: Callable[..., Any]) -> frozenset[str]:
 
     Raises:
         ArgumentsError: a parameter says twice where its value comes from, or says so and does not.
+
+    Warns:
+        UserWarning: an annotation cannot be read that may ask for something.
     """
     # Nothing can depend on what is not loaded: a project without dependencies never loads the library.
     library = sys.modules.get("uncalled_for")
     if library is None:
         return frozenset()
     try:
-        return frozenset(library.get_dependency_parameters(fn))
+        with _readable(fn):
+            return frozenset(library.get_dependency_parameters(fn))
     except TypeError as error:
         raise ArgumentsError(str(error)) from None
 
 
 def wrapped(fn: Callable[..., Any]) -> bool:
-    """Whether the annotation of an argument asks for something around the call."""
+    """Whether the annotation of an argument asks for something around the call; `supplied` goes before."""
     library = sys.modules.get("uncalled_for")
     return library is not None and bool(library.get_annotation_dependencies(fn))
+
+
+@contextmanager
+def _readable(fn: Callable[..., Any]) -> Iterator[None]:
+    """Take annotations that cannot be read out of the library's way, which then reads none; it keeps what it reads."""
+    written = getattr(fn, "__annotations__", {})
+    doubtful = any(isinstance(text, str) and "Annotated" in text for text in written.values())
+    if doubtful:
+        with suppress(Exception):  # an annotation may raise anything when it is evaluated
+            typing.get_type_hints(fn, include_extras=True)
+            doubtful = False
+    if not doubtful:
+        yield
+        return
+    read: dict[str, Any] = {}
+    for name, text in written.items():
+        single = types.SimpleNamespace(__annotations__={name: text})
+        try:
+            read |= typing.get_type_hints(single, globalns=getattr(fn, "__globals__", {}), include_extras=True)
+        except Exception as error:  # noqa: BLE001 - as above
+            read[name] = Any
+            if "Annotated" in str(text):
+                told = f"the annotation of {name!r} of {fn.__qualname__} cannot be read, nor what it asks for: {error}"
+                warnings.warn(told, stacklevel=6)
+    fn.__annotations__ = read
+    try:
+        yield
+    finally:
+        fn.__annotations__ = written
 
 
 _plans: dict[Callable[..., Any], Plan] = {}
