@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from penstock.client import JobQueue, PublishWarning
     from penstock.core.config import Config
     from penstock.core.exceptions import (
+        DuplicateJobError,
         JobCancelledError,
         JobFailedError,
         JobNotFoundError,
@@ -52,9 +53,12 @@ if TYPE_CHECKING:
         Timeout,
         WorkerIdentity,
     )
+    from penstock.gathering import agather, as_completed, gather
     from penstock.handle import CancelOutcome, JobHandle
+    from penstock.job.events import NodeChange, ProgressChange, StateChange
     from penstock.job.lifecycle import State
-    from penstock.job.models import Outcome, Ref, RetryPolicy
+    from penstock.job.models import LogLine, Outcome, Ref, RetryPolicy
+    from penstock.job.unique import UniquePolicy
     from penstock.run import Run
     from penstock.sources.decorators import Call, Task, task
     from penstock.sources.scheduled import schedule
@@ -77,6 +81,7 @@ _HOMES = {
     "Debounce": "dependencies",
     "Dependency": "dependencies",
     "Depends": "dependencies",
+    "DuplicateJobError": "core.exceptions",
     "ExponentialRetry": "dependencies",
     "FailureHandler": "dependencies",
     "ForcedRetry": "dependencies",
@@ -85,10 +90,13 @@ _HOMES = {
     "JobHandle": "handle",
     "JobNotFoundError": "core.exceptions",
     "JobQueue": "client",
+    "LogLine": "job.models",
+    "NodeChange": "job.events",
     "Outcome": "job.models",
     "PenstockError": "core.exceptions",
     "Perpetual": "dependencies",
     "Progress": "dependencies",
+    "ProgressChange": "job.events",
     "Provided": "dependencies",
     "PublishWarning": "client",
     "QueueFullError": "core.exceptions",
@@ -101,14 +109,19 @@ _HOMES = {
     "Runtime": "dependencies",
     "Shared": "dependencies",
     "State": "job.lifecycle",
+    "StateChange": "job.events",
     "Task": "sources.decorators",
     "TaskArgument": "dependencies",
     "TaskKey": "dependencies",
     "TaskLogger": "dependencies",
     "TaskOutcome": "dependencies",
     "Timeout": "dependencies",
+    "UniquePolicy": "job.unique",
     "Worker": "worker",
     "WorkerIdentity": "dependencies",
+    "agather": "gathering",
+    "as_completed": "gathering",
+    "gather": "gathering",
     "schedule": "sources.scheduled",
     "task": "sources.decorators",
 }
@@ -117,23 +130,32 @@ __all__ = [  # noqa: RUF022 - the verbs and the main class first, what parameter
     "JobQueue",
     "task",
     "schedule",
+    "gather",
+    "agather",
+    "as_completed",
     "Run",
     "Call",
     "CancelOutcome",
     "Config",
+    "DuplicateJobError",
     "JobCancelledError",
     "JobFailedError",
     "JobHandle",
     "JobNotFoundError",
+    "LogLine",
+    "NodeChange",
     "Outcome",
     "PenstockError",
+    "ProgressChange",
     "PublishWarning",
     "QueueFullError",
     "Ref",
     "ResultTimeoutError",
     "RetryPolicy",
     "State",
+    "StateChange",
     "Task",
+    "UniquePolicy",
     "Worker",
     "Admission",
     "AdmissionBlocked",

@@ -7,7 +7,7 @@ import sys
 import types
 import typing
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any, cast
@@ -102,22 +102,23 @@ class Plan:
 
     def bound(self, args: list[Any], kwargs: dict[str, Any], run: Any) -> dict[str, Any]:
         """Return stored arguments by name, restored to their types, the run among them. Raises `ArgumentsError`."""
-        found = self.by_name(
-            [self._restore(index, value) for index, value in enumerate(args)],
-            {key: self._restore(key, value) for key, value in kwargs.items()},
-        )
-        if self._run_name is not None:
-            found[self._run_name] = run
-        return found
-
-    def by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arguments of a call by name, defaults included. Raises `ArgumentsError`."""
+        args = [self._restore(index, value) for index, value in enumerate(args)]
+        kwargs = {key: self._restore(key, value) for key, value in kwargs.items()}
         try:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise ArgumentsError(f"task {self._name}{self._signature}: {error}") from None
         bound.apply_defaults()
+        if self._run_name is not None:
+            bound.arguments[self._run_name] = run
         return dict(bound.arguments)
+
+    def by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a call by the names of the parameters, those left out as their defaults."""
+        bound = self._signature.bind(*args, **kwargs)
+        given = set(bound.arguments)
+        bound.apply_defaults()
+        return {name: value if name in given else _plain(value) for name, value in bound.arguments.items()}
 
     def call(self, fn: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], run: Any) -> Any:
         """Call the function with stored arguments, restored to their types, refs loaded, the run put in its place."""
@@ -212,7 +213,7 @@ def wrapped(fn: Callable[..., Any]) -> bool:
 
 
 @contextmanager
-def _readable(fn: Callable[..., Any]) -> Iterator[None]:
+def _readable(fn: Callable[..., Any]) -> Generator[None]:
     """Take annotations that cannot be read out of the library's way, which then reads none; it keeps what it reads."""
     written = getattr(fn, "__annotations__", {})
     doubtful = any(isinstance(text, str) and "Annotated" in text for text in written.values())
@@ -241,6 +242,13 @@ def _readable(fn: Callable[..., Any]) -> Iterator[None]:
 
 
 _plans: dict[Callable[..., Any], Plan] = {}
+
+
+def _plain(default: Any) -> Any:
+    try:
+        return msgspec.to_builtins(default)
+    except (TypeError, ValueError):
+        return repr(default)
 
 
 def plan_of(fn: Callable[..., Any], name: str, signature: inspect.Signature) -> Plan:

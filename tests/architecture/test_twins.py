@@ -26,7 +26,7 @@ NO_TWIN = {
         "kill_children",
         "close_shared",
     },
-    JobHandle: set(),
+    JobHandle: {"events"},  # what it returns asks, for `for` and for `async for`
     Task: {"call", "options"},
     BoundTask: {"call", "options"},
 }
