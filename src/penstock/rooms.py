@@ -242,7 +242,7 @@ class Rooms:
             signer=self.signer,
             changed=self._tell,
             listened=lambda: bool(self._listeners or self._plugin_listeners),
-            gates=(self.steering, self.slots, LimitsGate(lambda: self.ledger, wakes.at)),
+            gates=(self.steering, self.slots, LimitsGate(lambda: self.ledger, lambda: self.slots, wakes.at)),
             home=lambda: self.home,
             successors=Successors(lambda: cast("JobQueue", self)),
         )

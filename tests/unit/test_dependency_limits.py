@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
@@ -232,3 +233,25 @@ def test_what_limits_remember_is_forgotten_when_it_is_old(queue):
     kept._purge_at = 0.0
     kept.ask("new", None, count, lambda _state: 60_000)
     assert [record.name for record in queue.ledger.records.all("limit.rate")] == ["new"]
+
+
+# -- how many at once -------------------------------------------------------------------------------------------
+
+
+def test_no_more_run_at_once_than_a_limit_says_and_the_rest_is_woken(tmp_path):
+    here: list[int] = []
+    seen: list[int] = []
+
+    @task
+    def busy(customer: Annotated[str, ConcurrencyLimit(1)]) -> None:
+        here.append(1)
+        seen.append(len(here))
+        time.sleep(0.03)
+        here.pop()
+
+    url = f"huey+sqlite:///{tmp_path}/queue.db"
+    with closing(JobQueue(url, ledger=f"sqlite:///{tmp_path}/ledger.db", root=tmp_path)) as queue:
+        jobs = [queue.enqueue(busy, "ada") for _ in range(5)]
+        with queue.worker(concurrency=3):
+            assert [job.wait(30).state for job in jobs] == ["succeeded"] * 5
+    assert set(seen) == {1}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -15,11 +15,12 @@ from penstock.core.exceptions import JobNotFoundError
 from penstock.core.secrets import is_secret_name
 from penstock.dependencies import rates
 from penstock.dependencies.base import Admission, AdmissionBlocked, Dependency
-from penstock.dependencies.kept import Kept, ms_of
+from penstock.dependencies.kept import Kept, ms_of, short
 from penstock.dependencies.limits import ConcurrencyLimit, Cooldown, Debounce, Limit, RateLimit
 from penstock.dependencies.rates import Window
 
 if TYPE_CHECKING:
+    from penstock.body import Ended
     from penstock.core.base import Ledger
     from penstock.job.models import Job
 
@@ -27,6 +28,18 @@ logger = logging.getLogger("penstock.dependencies")
 
 _ORDER = (Admission, ConcurrencyLimit, Cooldown, Debounce, RateLimit)
 """What gives back goes first, what spends last."""
+
+
+class Slots(Protocol):
+    """What gives at most so many at once; see `penstock.slots`."""
+
+    def take(self, job: Job, wanted: Mapping[str, int]) -> Ended | None:
+        """Take a slot of each key, or none and say what is waited for."""
+        ...
+
+    def give(self, job: Job, taken: Mapping[str, int]) -> None:
+        """Give slots back. Never raises."""
+        ...
 
 
 class _Cooled(msgspec.Struct):
@@ -42,8 +55,10 @@ class _Settling(msgspec.Struct):
 class Asked:
     """The limits as this process asks them."""
 
-    def __init__(self, ledger: Callable[[], Ledger]) -> None:
+    def __init__(self, ledger: Callable[[], Ledger], slots: Callable[[], Slots]) -> None:
         self._ledger = ledger
+        self._slots = slots
+        self._inside: dict[tuple[str, int], dict[str, int]] = {}
         self._rates = Kept(ledger, "limit.rate", Window)
         self._cooling = Kept(ledger, "limit.cooldown", _Cooled)
         self._settling = Kept(ledger, "limit.debounce", _Settling)
@@ -54,16 +69,22 @@ class Asked:
 
     def ask(
         self, needed: Dependency[Any], job: Job, name: str | None, argument: Any, arguments: dict[str, Any]
-    ) -> None:
-        """Return, or raise `AdmissionBlocked`; also `LedgerError`, and what a user's admission raises."""
-        if isinstance(needed, Admission):
-            needed.admit(job, argument)
-            return
-        if not isinstance(needed, Limit):
-            return
+    ) -> Ended | None:
+        """Return None, or how the attempt ends. Raises `LedgerError`, and what a user's admission raises."""
+        try:
+            if isinstance(needed, Admission):
+                needed.admit(job, argument)
+                return None
+            return self._limit(needed, job, name, arguments) if isinstance(needed, Limit) else None
+        except AdmissionBlocked as blocked:
+            return blocked.ended
+
+    def _limit(self, needed: Limit, job: Job, name: str | None, arguments: dict[str, Any]) -> Ended | None:
         by = needed.argument or name
         counted = key_of(needed, job.name, by, arguments.get(by) if by else None)
         match needed:
+            case ConcurrencyLimit():
+                return self._concurrency(needed, job, counted)
             case RateLimit():
                 self._rate(needed, job, counted)
             case Cooldown():
@@ -72,9 +93,19 @@ class Asked:
                 self._debounce(needed, job, counted)
             case _:
                 pass
+        return None
 
     def leave(self, job: Job) -> None:
         """Give back what the job holds."""
+        if taken := self._inside.pop((job.id, job.attempt), None):
+            self._slots().give(job, taken)
+
+    def _concurrency(self, limit: ConcurrencyLimit, job: Job, key: str) -> Ended | None:
+        wanted = {short(key): limit.max_concurrent}
+        ended = self._slots().take(job, wanted)
+        if ended is None:
+            self._inside[job.id, job.attempt] = wanted
+        return ended
 
     def _rate(self, limit: RateLimit, job: Job, key: str) -> None:
         per = max(1, round(limit.per / timedelta(milliseconds=1)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from penstock.sources.decorators import TASKS
 
 if TYPE_CHECKING:
     from penstock.core.base import Ledger
-    from penstock.dependencies.asked import Asked
+    from penstock.dependencies.asked import Asked, Slots
     from penstock.job.models import Job
 
 logger = logging.getLogger("penstock.dependencies")
@@ -31,9 +32,13 @@ _MISSING = "(not given)"
 class LimitsGate:
     """The gate of one process. ``wake`` is to publish a job when its time has come, to the ms."""
 
-    def __init__(self, ledger: Callable[[], Ledger], wake: Callable[[str, float], None]) -> None:
+    def __init__(
+        self, ledger: Callable[[], Ledger], slots: Callable[[], Slots], wake: Callable[[str, float], None]
+    ) -> None:
         self._ledger = ledger
+        self._slots = slots
         self._wake = wake
+        self._making = threading.Lock()
         self._made: Asked | None = None
 
     def concerns(self, job: Job) -> bool:
@@ -43,27 +48,26 @@ class LimitsGate:
     def enter(self, job: Job) -> Ended | None:
         """See `Gate.enter`."""
         from penstock.dependencies.asked import Asked
-        from penstock.dependencies.base import AdmissionBlocked
         from penstock.runners.errors import describe_error
 
-        asked = self._made = self._made or Asked(self._ledger)
+        with self._making:
+            asked = self._made = self._made or Asked(self._ledger, self._slots)
         arguments = _arguments(job)
         for needed, name in sorted(_admissions(job), key=lambda pair: asked.order(pair[0])):
             try:
                 argument = None if name is None else arguments.get(name, _MISSING)
-                asked.ask(needed, job, name, argument, arguments)
-            except AdmissionBlocked as blocked:
-                asked.leave(job)
-                ended = blocked.ended
+                ended = asked.ask(needed, job, name, argument, arguments)
+                if ended is None:
+                    continue
                 if ended.how == "blocked" and ended.wait_s is not None and ended.held is None:
                     self._wake(job.id, ended.wait_s)
-                return ended
             except LedgerError:
                 asked.leave(job)
                 raise
             except Exception as error:  # noqa: BLE001 - a user's own admission may raise anything
-                asked.leave(job)
-                return Ended(how="raised", error=describe_error(error))
+                ended = Ended(how="raised", error=describe_error(error))
+            asked.leave(job)
+            return ended
         return None
 
     def leave(self, job: Job) -> None:

@@ -62,7 +62,7 @@ class Kept(Generic[S]):
         Raises:
             LedgerError: the ledger failed, or others were faster for 10 s on end.
         """
-        name = _short(name)
+        name = short(name)
         asking: Asking[A] = Asking(question)
         with self._lock:
             self._waiting.setdefault(name, []).append(asking)
@@ -125,7 +125,8 @@ def ms_of(instant: datetime) -> int:
     return round((instant - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(milliseconds=1))
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """Return a name for a record that is not too long for one; the same for the same."""
     if len(name) <= _NAME_MAX and name.isprintable():
         return name
     return f"{name[:60]!a}#{hashlib.sha256(name.encode()).hexdigest()[:32]}"
