@@ -56,12 +56,12 @@ class _Crowd:
         while waiting:
             at, returning = waiting.pop(0)
             self.asked += 1
-            wait = take(self.window, at, limit=self.limit, per=self.per, returning=returning)
-            if wait:
-                waiting.append((at + wait, True))
-                waiting.sort()
+            turn = take(self.window, at, limit=self.limit, per=self.per, returning=returning)
+            if turn.stays:
+                self.began.append(at + turn.wait)
             else:
-                self.began.append(at)
+                waiting.append((at + turn.wait, True))
+                waiting.sort()
 
 
 @settings(max_examples=60, deadline=None)
@@ -82,7 +82,7 @@ def test_no_span_has_more_than_the_limit_and_nobody_is_left_out(limit: int, per:
 def test_a_backlog_is_worked_off_at_the_full_rate_and_asks_little(limit: int):
     crowd = _Crowd(limit, 1_000)
     crowd.run([0] * (limit * 4))
-    assert max(crowd.began) <= 3_100
+    assert max(crowd.began) <= 4_000
     assert crowd.asked <= 3 * limit * 4
     assert len(crowd.window.promised) <= 2 * limit
 
@@ -92,12 +92,13 @@ def test_a_backlog_is_worked_off_at_the_full_rate_and_asks_little(limit: int):
 
 def test_what_is_over_a_rate_waits_without_spending_a_try(queue):
     @task
-    def limited(_: RateLimit = RateLimit(2, per="150ms")) -> None: ...
+    def limited(_: RateLimit = RateLimit(2, per="300ms")) -> None: ...
 
     jobs = [queue.enqueue(limited) for _ in range(5)]
     claimed = sorted(job.wait(30).started_at for job in jobs)
-    assert claimed[2] - claimed[0] >= timedelta(milliseconds=149)
-    assert claimed[4] - claimed[2] >= timedelta(milliseconds=149)
+    near = timedelta(milliseconds=60)  # who is that near to his turn waits for it in the worker
+    assert claimed[2] - claimed[0] >= timedelta(milliseconds=300) - near
+    assert claimed[4] - claimed[2] >= timedelta(milliseconds=300) - near
     assert {job.job.errors for job in jobs} == {0}
 
 

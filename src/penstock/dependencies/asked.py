@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,7 +18,7 @@ from penstock.dependencies import rates
 from penstock.dependencies.base import Admission, AdmissionBlocked, Dependency
 from penstock.dependencies.kept import Kept, ms_of, short
 from penstock.dependencies.limits import ConcurrencyLimit, Cooldown, Debounce, Limit, RateLimit
-from penstock.dependencies.rates import Window
+from penstock.dependencies.rates import Turn, Window
 
 if TYPE_CHECKING:
     from penstock.body import Ended
@@ -112,13 +113,14 @@ class Asked:
         # A job that was released, not tried, has been here before.
         returning = job.attempt - 1 - job.errors - job.crashes > 0
         asked = (limit.limit, per, limit.drop, returning)
-        wait_ms = self._rates.ask(f"{key} {per} ms", asked, _begins, lambda _window: 2 * per + 60_000)
-        if not wait_ms:
+        turn = self._rates.ask(f"{key} {per} ms", asked, _begins, lambda _window: 2 * per + 60_000)
+        if turn.stays:
+            time.sleep(turn.wait / 1000)
             return
         told = f"{limit.limit} in {format_duration(limit.per.total_seconds())} on {key}"
         if limit.drop:
             raise AdmissionBlocked(f"dropped: no more than {told}", reschedule=False)
-        raise AdmissionBlocked(f"waits for its turn: no more than {told}", retry_delay=wait_ms / 1000)
+        raise AdmissionBlocked(f"waits for its turn: no more than {told}", retry_delay=turn.wait / 1000)
 
     def _cooldown(self, limit: Cooldown, job: Job, key: str) -> None:
         window = max(1, round(limit.window / timedelta(milliseconds=1)))
@@ -161,14 +163,13 @@ class Asked:
             return False
 
 
-def _begins(window: Window, now: datetime, asked: tuple[int, int, bool, bool]) -> int:
-    """Return in how many ms to come back; 0: begin."""
+def _begins(window: Window, now: datetime, asked: tuple[int, int, bool, bool]) -> Turn:
     limit, per, drop, returning = asked
     before = list(window.began), list(window.promised), window.beyond
-    wait_ms = rates.take(window, ms_of(now), limit=limit, per=per, returning=returning and not drop)
-    if wait_ms and drop:
+    turn = rates.take(window, ms_of(now), limit=limit, per=per, returning=returning and not drop)
+    if drop and not turn.stays:
         window.began, window.promised, window.beyond = before
-    return wait_ms
+    return turn
 
 
 def _is_cool(state: _Cooled, now: datetime, asked: tuple[str, int]) -> bool:

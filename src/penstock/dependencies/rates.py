@@ -16,6 +16,11 @@ _EXACT = 256
 _PROMISED_MAX = 256
 _STALE_MS = 5_000
 _EARLY_MS = 20
+_NEAR_MS = 50
+"""Who may begin so soon waits for it: to go and come back takes longer."""
+
+_APART_MS = 25
+"""Promises are that far apart, or as far as the rate allows: who comes at one instant with many others begins late."""
 
 Counted = list[tuple[int, int]]
 """(instant, how many), ascending."""
@@ -30,8 +35,15 @@ class Window(msgspec.Struct):
     """Until when those were sent away who could not be promised anything."""
 
 
-def take(window: Window, now: int, *, limit: int, per: int, returning: bool) -> int:
-    """Note that somebody asks to begin now; return 0, or in how many ms he is to come back."""
+class Turn(msgspec.Struct, frozen=True):
+    """When somebody may begin: in ``wait`` ms. ``stays``: he waits that long; else he is to come back then."""
+
+    wait: int
+    stays: bool
+
+
+def take(window: Window, now: int, *, limit: int, per: int, returning: bool) -> Turn:
+    """Note that somebody asks to begin now, and say when he may."""
     grain = 1 if limit <= _EXACT else max(1, per // 128)
     window.began = [(at, n) for at, n in window.began if at > now - per]
     window.promised = [(at, n) for at, n in window.promised if at > now - _STALE_MS]
@@ -40,15 +52,18 @@ def take(window: Window, now: int, *, limit: int, per: int, returning: bool) -> 
         free = _free_at(window.began, now, limit, per)
     else:
         free = _free_at(window.began + window.promised, now, limit, per)
-    if free <= now:
-        _add(window.began, _up(now, grain))
-        return 0
+    if free <= now + _NEAR_MS:
+        _add(window.began, _up(free, grain))
+        return Turn(free - now, stays=True)
     if sum(n for _, n in window.promised) < max(_PROMISED_MAX, 2 * limit):
+        if window.promised:
+            apart = min(per // limit, _APART_MS)
+            free = max(free, window.promised[-1][0] + (apart if apart >= grain else 0))
         free = _up(free, grain)
         _add(window.promised, free)
-        return free - now
+        return Turn(free - now, stays=False)
     window.beyond = max(window.beyond, window.promised[-1][0]) + math.ceil(per / limit)
-    return window.beyond - now
+    return Turn(window.beyond - now, stays=False)
 
 
 def _free_at(taken: Counted, now: int, limit: int, per: int) -> int:
