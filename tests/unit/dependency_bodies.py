@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from penstock import CurrentJob, CurrentQueue, CurrentRun, Depends, Run, Shared, TaskArgument, Timeout, task
+from penstock import CurrentJob, CurrentQueue, CurrentRun, Depends, Perpetual, Run, Shared, TaskArgument, Timeout, task
 
 
 def note(file: str, text: str) -> None:
@@ -92,3 +92,9 @@ async def takes_longer_async(timeout: Timeout = Timeout("300ms")) -> None:
 @task
 async def takes_too_long(timeout: Timeout = Timeout("200ms")) -> None:
     await asyncio.sleep(30)
+
+
+@task
+def says_when(n: int = 4, perpetual: Perpetual = Perpetual("1h")) -> None:
+    perpetual.perpetuate(n + 1)
+    perpetual.after("2h")

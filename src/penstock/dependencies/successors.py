@@ -10,11 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.exceptions import LedgerError, PenstockError
-from penstock.job.models import Intent, Job, Outcome, new_job_id
+from penstock.job.models import Intent, Job, JobQuery, Outcome, new_job_id
 from penstock.job.schedules import BACKFILL, FIRE_AT, FOLLOWS, INTERVAL_START, MANUAL, SCHEDULE
 from penstock.signing import FIELD
 from penstock.sources.decorators import TASKS
@@ -30,6 +30,7 @@ logger = logging.getLogger("penstock.dependencies")
 
 _OVER = ("returned", "raised", "timeout", "crashed", "dropped")
 _TRIES_S = 600.0
+_LATEST = 20
 _PAUSE_S, _LONGEST_PAUSE_S = 0.02, 2.0
 _OF_ONE_JOB = frozenset({SCHEDULE, FIRE_AT, INTERVAL_START, MANUAL, FOLLOWS, BACKFILL, FIELD})
 
@@ -104,7 +105,7 @@ class Successors:
             "parent_id": job.id,
             "tick_key": f"again:{job.id}",
             "metadata": _kept(job.metadata),
-            "delay_s": max(0.0, (due - now).total_seconds()),
+            "at": due if due > now else None,
         }
         if said is not None and said.spec is not None:
             asked["spec"] = said.spec
@@ -112,21 +113,35 @@ class Successors:
         return made
 
 
-def seed(queue: JobQueue) -> None:
-    """Make the first job of each automatic task that has no live one. Raises `LedgerError`."""
+def seed(queue: JobQueue, *, rest_s: float = 30.0) -> None:
+    """Make the first job of each automatic task that has no live one, nor one that ended less than ``rest_s`` ago.
+
+    The latter may be about to make its next one. Raises `LedgerError`.
+    """
     if "uncalled_for" not in sys.modules:
         return
     for task in list(TASKS.values()):
         perpetual = _perpetual(task)
         if perpetual is None or not perpetual.automatic:
             continue
+        key, now = f"automatic:{task.name}", queue.ledger.now()
+        if any(_is_fresh(job, now, rest_s) for job in queue.ledger.find(_latest(task)) if job.key == key):
+            continue
         try:
-            at = perpetual.first_at(queue.ledger.now())
-            queue.enqueue(task.options(key=f"automatic:{task.name}", at=at))
+            queue.enqueue(task.options(key=key, at=perpetual.first_at(now)))
         except LedgerError:
             raise
         except (PenstockError, ValueError) as error:
             logger.warning("task %s is not begun: %s", task.name, error)
+
+
+def _latest(task: Task[..., Any]) -> JobQuery:
+    # By name, for which there is an index, and not by key.
+    return JobQuery(name=task.name, limit=_LATEST)
+
+
+def _is_fresh(job: Job, now: datetime, rest_s: float) -> bool:
+    return job.finished_at is None or (now - job.finished_at).total_seconds() < rest_s
 
 
 def _perpetual(task: Task[..., Any] | None) -> Perpetual | None:
