@@ -115,7 +115,7 @@ class Slots:
         """Tell who holds the slots of each key that is in use."""
         return {record.name: _decoder.decode(record.body) for record in self._ledger.records.all(HOLDERS)}
 
-    # -- inside -----------------------------------------------------------------------------------------------------------
+    # -- inside -----------------------------------------------------------------------------------------------
 
     def _take(self, key: str, most: int, job: Job) -> bool:
         me = Holder(job.id, job.attempt)

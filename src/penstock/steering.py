@@ -72,7 +72,7 @@ class Steering:
 
         return next((rule for rule in self.rules() if rule.meets(job.name, job.queue, given)), None)
 
-    # -- the gate -------------------------------------------------------------------------------------------------------
+    # -- the gate ---------------------------------------------------------------------------------------------
 
     def concerns(self, job: Job) -> bool:
         """See `Gate.concerns`."""
@@ -91,7 +91,7 @@ class Steering:
     def leave(self, job: Job) -> None:
         """See `Gate.leave`: nothing was taken."""
 
-    # -- jobs that wait -------------------------------------------------------------------------------------------------
+    # -- jobs that wait ---------------------------------------------------------------------------------------
 
     def hold(self, rule: Rule) -> int:
         """Hold, or drop, the jobs that wait already and may not begin; return how many.
