@@ -167,6 +167,7 @@ class Rooms:
     def scheduler(self) -> LedgerScheduler:
         """The scheduler of this process; a worker runs it, others may call its methods."""
         from penstock.handle import call_off
+        from penstock.dependencies.successors import seed
         from penstock.scheduler import LedgerScheduler
         from penstock.submission import record
 
@@ -176,6 +177,7 @@ class Rooms:
             submit=lambda intents: record(self, intents),
             cancel=lambda job_id: call_off(cast("JobQueue", self).job(job_id)),
             value_of=lambda job: self.results.decode(job.result),
+            also=lambda: seed(cast("JobQueue", self)),
         )
 
     @opened

@@ -25,7 +25,6 @@ from penstock.core.exceptions import (
 )
 from penstock.core.secrets import mask_url
 from penstock.declared import declare
-from penstock.dependencies.successors import seed
 from penstock.job.models import JobQuery, WorkerInfo
 from penstock.rescan import Rescan
 from penstock.resting import Resting
@@ -404,8 +403,6 @@ class Worker:
         self._told_at = now
         try:
             self.queue.ledger.tell_worker(self.info())
-            if self._schedules and self.vitals.phase == "working":
-                seed(self.queue)
             others = (worker.tasks for worker in self.queue.ledger.workers() if worker.id != self.queue.owner)
             self.queue.execution.elsewhere.tasks = frozenset(name for tasks in others for name in tasks)
         except LedgerError as error:
