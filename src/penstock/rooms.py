@@ -166,8 +166,8 @@ class Rooms:
     @opened
     def scheduler(self) -> LedgerScheduler:
         """The scheduler of this process; a worker runs it, others may call its methods."""
-        from penstock.handle import call_off
         from penstock.dependencies.successors import seed
+        from penstock.handle import call_off
         from penstock.scheduler import LedgerScheduler
         from penstock.submission import record
 
