@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import statistics
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -159,7 +158,7 @@ def queues(rooms: Rooms) -> list[QueueState]:
                 running=sum(of.get(state, 0) for state in _RUNNING),
                 depth=depths.get(name),
                 waiting_since=min((at for at in since if at <= now), default=None),
-                late_p50_s=statistics.median(known) if known else None,
+                late_p50_s=sorted(known)[len(known) // 2] if known else None,
                 late_max_s=max(known, default=None),
                 listeners=tuple(worker.id for worker in workers if name in worker.queues),
                 paused=next((d for d in holding if (d.kind, d.subject) == ("pause", f"queue {name}")), None),
