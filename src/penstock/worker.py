@@ -27,6 +27,7 @@ from penstock.core.secrets import mask_url
 from penstock.declared import declare
 from penstock.job.models import JobQuery, WorkerInfo
 from penstock.rescan import Rescan
+from penstock.resting import Resting
 from penstock.sources.decorators import TASKS
 from penstock.vitals import Vitals
 
@@ -101,6 +102,7 @@ class Worker:
             concurrency=self.concurrency,
             patience_s=seconds(config.worker.health_patience),
         )
+        self._resting = Resting(queue, self.vitals)
         self._ready = threading.Event()
         self._done = threading.Event()
         self._signals = 0
@@ -162,6 +164,7 @@ class Worker:
         """Take nothing new and wait for what runs; False when a second signal or the grace ended the waiting."""
         until = time.monotonic() + self._grace_s
         self.vitals.phase = "draining"
+        self._resting.leave()
         self.queue.sweeper.stop()
         if self._schedules:
             self.queue.job_files.stop()
@@ -263,7 +266,7 @@ class Worker:
             self._end()
             raise self._failure
         self.vitals.phase = "working"
-        self.queue.sweeper.start(each_time=self._tell)
+        self.queue.sweeper.start(each_time=self._look)
         if self._schedules:
             declare(self.queue)
             self.queue.job_files.start()
@@ -313,7 +316,7 @@ class Worker:
             on_turn=self.vitals.loop_turned,
         )
         try:
-            self.queue.gateway.work(order)
+            self._resting.work(order)
         except BaseException as error:  # noqa: BLE001 - told to the thread that waits
             self._failure = error
             if self.ready:
@@ -386,6 +389,10 @@ class Worker:
             self.queue.sweeper.push([self.queue.ledger.get(job_id) for job_id in left])
         except (LedgerError, JobNotFoundError) as error:
             logger.warning("%d messages were not put back, a sweep will do it: %s", len(left), error)
+
+    def _look(self) -> None:
+        self._tell()
+        self._resting.look()
 
     def _tell(self, *, force: bool = False) -> None:
         self.vitals.note()
