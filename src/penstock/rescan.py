@@ -57,9 +57,9 @@ class Rescan:
     def stop(self) -> None:
         """End the thread; a scan that is under way is waited for a moment only: a file may never end loading."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join(1.0)
-            self._thread = None
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join(1.0)
 
     def _loop(self) -> None:
         while not self._stop.wait(max(0.01, self._next - time.monotonic())):

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 
 from penstock.core.base import Patience
 from penstock.core.config import Config, seconds
-from penstock.core.exceptions import BackendError, LedgerError, UnsupportedError
+from penstock.core.exceptions import BackendError, LedgerError, NewerLedgerError, UnsupportedError
 from penstock.gateway import message_for
 from penstock.job import lifecycle
 from penstock.job.lifecycle import State
 from penstock.job.models import ErrorInfo, Job
+from penstock.version_look import VersionLook
 
 if TYPE_CHECKING:
     from penstock.core.base import Ledger
@@ -102,6 +103,7 @@ class Sweeper:
         self._missing: dict[str, tuple[float, float]] = {}
         """By queue: when messages were counted, and how many are still to be published again."""
         self._warm_up = WarmUp(self._lease_s)
+        self._version = VersionLook(ledger, self._interval_s)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -208,11 +210,21 @@ class Sweeper:
 
     # -- the thread ---------------------------------------------------------------------------------------------
 
-    def start(self, *, each_time: Callable[[], None] = lambda: None) -> None:
-        """Sweep in a thread until `close`, and call ``each_time`` after each look."""
+    def start(
+        self,
+        *,
+        each_time: Callable[[], None] = lambda: None,
+        refused: Callable[[NewerLedgerError], None] = lambda error: None,
+    ) -> None:
+        """Sweep in a thread until `close`, and call ``each_time`` after each look.
+
+        The thread ends, after it has called ``refused``, once a newer penstock leaves this one out of the ledger.
+        """
         if self._thread is None:
             self._stop.clear()
-            self._thread = threading.Thread(target=self._sweep, args=(each_time,), name="penstock-sweeper", daemon=True)
+            self._thread = threading.Thread(
+                target=self._sweep, args=(each_time, refused), name="penstock-sweeper", daemon=True
+            )
             self._thread.start()
 
     def stop(self) -> None:
@@ -226,11 +238,12 @@ class Sweeper:
         if thread is not None:
             thread.join(5)
 
-    def _sweep(self, each_time: Callable[[], None]) -> None:
+    def _sweep(self, each_time: Callable[[], None], refused: Callable[[NewerLedgerError], None]) -> None:
         next_rescue = 0.0
         next_purge = _clock() + _PURGE_EVERY_S * random.uniform(0.01, 0.1)  # noqa: S311 - spreads load
         while not self._stop.is_set():
             try:
+                self._version.turn()
                 self._ask()
                 self.publish_due()
                 each_time()
@@ -241,6 +254,10 @@ class Sweeper:
                 if now >= next_purge:
                     self.purge()
                     next_purge = now + _PURGE_EVERY_S
+            except NewerLedgerError as error:
+                logger.error("%s; this worker takes nothing new", error)
+                refused(error)
+                return
             except LedgerError as error:
                 logger.warning("the ledger did not answer the sweep: %s", error)
             except Exception:

@@ -129,7 +129,8 @@ class Worker:
 
         Raises:
             BackendError: the engine failed, or did not answer within the ``connect_timeout``.
-            LedgerError: the ledger did not answer within the ``connect_timeout``.
+            LedgerError: the ledger did not answer within the ``connect_timeout``, or a newer penstock has come to it
+                meanwhile, which leaves this one out (`NewerLedgerError`, after a drain).
         """
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -139,15 +140,15 @@ class Worker:
                 return 0
             if on_ready is not None:
                 on_ready()
-            while not self._done.is_set() and self._signals == 0:
+            while not self._done.is_set() and self._signals == 0 and self._failure is None:
                 self.vitals.turn()
                 self._watch()
                 if not self.burst:
                     self._rescan.turn()
-            drained = self._drain()
+            code = 0 if self._drain() else self._force()
             if self._failure is not None:
                 raise self._failure
-            return 0 if drained else self._force()
+            return code
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -162,13 +163,7 @@ class Worker:
         """Take nothing new and wait for what runs; False when a second signal or the grace ended the waiting."""
         until = time.monotonic() + self._grace_s
         self.vitals.phase = "draining"
-        self.queue.sweeper.stop()
-        if self._schedules:
-            self.queue.job_files.stop()
-            self.queue.scheduler.stop()
-        self._rescan.stop()
-        self.queue.gateway.stop()
-        self.queue.execution.claims.stop()
+        self._take_nothing_new()
         while not self._done.wait(0.02):
             if self._signals > 1:
                 return False
@@ -180,6 +175,19 @@ class Worker:
             self._put_back()  # not only at the end: what runs may run for long
             self._tell()
         return True
+
+    def _take_nothing_new(self) -> None:
+        self.queue.sweeper.stop()
+        if self._schedules:
+            self.queue.job_files.stop()
+            self.queue.scheduler.stop()
+        self._rescan.stop()
+        self.queue.gateway.stop()
+        self.queue.execution.claims.stop()
+
+    def _refuse(self, error: LedgerError) -> None:
+        self._failure = error  # `run` drains and raises it
+        self._take_nothing_new()
 
     def _force(self) -> int:
         self._release(_FORCED_WAIT_S)
@@ -263,7 +271,7 @@ class Worker:
             self._end()
             raise self._failure
         self.vitals.phase = "working"
-        self.queue.sweeper.start(each_time=self._tell)
+        self.queue.sweeper.start(each_time=self._tell, refused=self._refuse)
         if self._schedules:
             declare(self.queue)
             self.queue.job_files.start()
@@ -330,17 +338,13 @@ class Worker:
             self.queue.gateway.stop()
             self._done.wait(0.05)
             return
-        if not self.burst:
-            self._done.wait(_BURST_POLL_S)  # a signal is looked at that often
-            return
-        try:
-            over = self._burst_over()
-        except LedgerError as error:
-            logger.warning("the ledger did not answer: %s", error)
-            over = False
-        if over:
-            self.queue.gateway.stop()
-        self._done.wait(_BURST_POLL_S)
+        if self.burst:
+            try:
+                if self._burst_over():
+                    self.queue.gateway.stop()
+            except LedgerError as error:
+                logger.warning("the ledger did not answer: %s", error)
+        self._done.wait(_BURST_POLL_S)  # a signal is looked at that often
 
     def _burst_over(self) -> bool:
         ledger = self.queue.ledger

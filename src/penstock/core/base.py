@@ -232,6 +232,9 @@ class Ledger(ABC):
     def now(self) -> datetime:
         """Return the ledger's own time, aware UTC."""
 
+    def check_version(self) -> None:  # noqa: B027 - a store that one process owns has one version
+        """Look whether this code may still work here. Raises `NewerLedgerError` once it must not; writes nothing."""
+
     @abstractmethod
     def insert(
         self,
