@@ -287,7 +287,9 @@ def prepare(
 def _known(queue: JobQueue, name: str) -> Schedule | None:
     """Return a schedule: as the ledger has it, or as the configuration declares it where no worker has been yet."""
     try:
-        return queue.schedules.get(name)
+        found = queue.schedules.get(name)
+        queue.signer.check_schedule(found)
+        return found
     except ScheduleNotFoundError:
         table = queue.config.schedules.get(name)
     if table is None:

@@ -152,6 +152,7 @@ class Rooms:
             submit=lambda intents: record(self, intents),
             cancel=lambda job_id: cast("JobQueue", self).job(job_id).cancel(),
             value_of=lambda job: self.results.decode(job.result),
+            problem=self.signer.schedule_problem,
         )
 
     @opened
