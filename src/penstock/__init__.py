@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         QueueFullError,
         ResultTimeoutError,
     )
+    from penstock.core.secret import Secret
     from penstock.handle import CancelOutcome, JobHandle
     from penstock.job.lifecycle import State
     from penstock.job.models import Outcome, Ref, RetryPolicy
@@ -46,6 +47,7 @@ _HOMES = {
     "ResultTimeoutError": "core.exceptions",
     "RetryPolicy": "job.models",
     "Run": "run",
+    "Secret": "core.secret",
     "State": "job.lifecycle",
     "Task": "sources.decorators",
     "Worker": "worker",
@@ -72,6 +74,7 @@ __all__ = [  # noqa: RUF022 - the verbs and the main class first
     "Ref",
     "ResultTimeoutError",
     "RetryPolicy",
+    "Secret",
     "State",
     "Task",
     "Worker",
