@@ -38,7 +38,7 @@ def schedules(
         tag: Only those with this tag.
         session: Handed in by the parser.
     """
-    queue = session.queue()
+    queue = session.look()
     listed = [(schedule, _last(queue, schedule)) for schedule in queue.schedules.list(tag=tag)]
     now = queue.now()
     if session.json:
@@ -249,7 +249,7 @@ def upcoming(
         count: How many.
         session: Handed in by the parser.
     """
-    wanted, queue = _checked(count), session.queue()
+    wanted, queue = _checked(count), session.look()
     schedule, fires = queue.schedules.get(name), queue.schedules.next(name, wanted)
     if schedule.pause is not None:
         session.say(f"{name} is {show_schedules.next_text(schedule, queue.now())}")
@@ -276,7 +276,7 @@ def show_one(
     from rich.table import Table
     from rich.text import Text
 
-    queue = session.queue()
+    queue = session.look()
     schedule = queue.schedules.get(name)
     last, now, fires = _last(queue, schedule), queue.now(), queue.schedules.next(name, _NEXT)
     if session.json:
@@ -323,7 +323,7 @@ def explain(
         count: How many fire times.
         session: Handed in by the parser.
     """
-    queue = session.queue()
+    queue = session.look()
     told, fires = queue.schedules.explain(rule, timezone=timezone, count=_checked(count))
     if session.json:
         session.document({
