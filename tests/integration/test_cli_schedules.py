@@ -63,6 +63,23 @@ def cells(text: str) -> list[dict[str, str]]:
 # -- making ---------------------------------------------------------------------------------------------------------
 
 
+def test_limits_of_its_jobs_are_said_when_it_is_made_and_changed_later(penstock, project):
+    def limits():
+        with JobQueue(root=project) as queue:
+            return json.loads(queue.schedules.get("tick").plan.template.metadata.get("penstock.limits", "{}"))
+
+    words = ("--isolation", "process", "--max-memory", "2GB", "--max-cpu", "10m", "--max-open-files", "100")
+    assert penstock("schedules", "add", "tick", "0 3 * * *", *words) == 0, penstock.err
+    assert limits() == {"memory_bytes": 2_000_000_000, "cpu_s": 600, "open_files": 100}
+    assert penstock("schedules", "update", "tick", "--max-cpu", "none", "--max-open-files", "200") == 0, penstock.err
+    assert limits() == {"memory_bytes": 2_000_000_000, "open_files": 200}
+    assert penstock("schedules", "update", "tick", "--isolation", "inline") == 2
+    assert "limits hold for the process of a job" in penstock.err
+    words = ("--every", "1d", "--from", "2013-01-01", "--to", "2013-01-02", "--max-cpu", "10m", "--isolation", "inline")
+    assert penstock("backfill", "tick", *words) == 2
+    assert "has no limits of its own" in penstock.err
+
+
 def test_add_answers_with_the_next_three_fire_times(penstock):
     assert penstock("schedules", "add", "tick", "0 3 * * *", "--timezone", "Asia/Tokyo") == 0
     fires = [datetime.fromisoformat(row["local"]) for row in cells(penstock.out)]

@@ -33,10 +33,16 @@ class JobFlags:
     timeout: Annotated[str | None, _job("How long a try may take, such as 5m; or none.")] = None
     backoff: Annotated[str | None, _job("How long to wait between tries, such as 10s..10m.")] = None
     isolation: Annotated[str | None, _job("inline or process.")] = None
+    max_memory: Annotated[str | None, _job("How much address space its process may take, such as 2GB; or none.")] = None
+    max_cpu: Annotated[str | None, _job("How much CPU time its process may take, such as 10m; or none.")] = None
+    max_open_files: Annotated[str | None, _job("How many files its process may have open; or none.")] = None
 
     def given(self) -> dict[str, Any]:
         """Return those that were given."""
-        return _given(self)
+        options = _given(self)
+        if (most := options.get("max_open_files", "")).isdecimal():
+            options["max_open_files"] = int(most)
+        return options
 
 
 @Parameter(name="*")
