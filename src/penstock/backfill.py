@@ -2,8 +2,8 @@
 
 Where a backfill stands is written in its jobs, each under the name of its fire time: it may be killed and started
 again, or run twice at once, and goes on with what failed or is missing. Which fire times have succeeded is also noted
-apart, since jobs are purged. Of those before anything was noted a schedule's own may have run and been purged: they are told,
-and run only if that is asked for.
+apart, since jobs are purged. Of those before anything was noted a schedule's own may have run and been purged: they are
+told, and run only if that is asked for.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def limits_entry(limits: Mapping[str, int | None]) -> dict[str, str]:
 
 def changed(text: str | None, **limits: int | None) -> dict[str, str]:
     """Return the entry with some limits changed: 0 takes one off, None leaves it. ``text`` is the entry as it is."""
-    before = {} if text is None else msgspec.to_builtins(_decoder.decode(text))
+    before: dict[str, int | None] = {} if text is None else msgspec.to_builtins(_decoder.decode(text))
     return limits_entry({**before, **{name: value for name, value in limits.items() if value is not None}})
 
 
