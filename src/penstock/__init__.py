@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from penstock.client import JobQueue, PublishWarning
     from penstock.core.config import Config
     from penstock.core.exceptions import (
+        DuplicateJobError,
         JobCancelledError,
         JobFailedError,
         JobNotFoundError,
@@ -22,9 +23,12 @@ if TYPE_CHECKING:
         ResultTimeoutError,
     )
     from penstock.core.secret import Secret
+    from penstock.gathering import agather, as_completed, gather
     from penstock.handle import CancelOutcome, JobHandle
+    from penstock.job.events import NodeChange, ProgressChange, StateChange
     from penstock.job.lifecycle import State
-    from penstock.job.models import Outcome, Ref, RetryPolicy
+    from penstock.job.models import LogLine, Outcome, Ref, RetryPolicy
+    from penstock.job.unique import UniquePolicy
     from penstock.run import Run
     from penstock.sources.decorators import Call, Task, task
     from penstock.sources.scheduled import schedule
@@ -34,13 +38,17 @@ _HOMES = {
     "Call": "sources.decorators",
     "CancelOutcome": "handle",
     "Config": "core.config",
+    "DuplicateJobError": "core.exceptions",
     "JobCancelledError": "core.exceptions",
     "JobFailedError": "core.exceptions",
     "JobHandle": "handle",
     "JobNotFoundError": "core.exceptions",
     "JobQueue": "client",
+    "LogLine": "job.models",
+    "NodeChange": "job.events",
     "Outcome": "job.models",
     "PenstockError": "core.exceptions",
+    "ProgressChange": "job.events",
     "PublishWarning": "client",
     "QueueFullError": "core.exceptions",
     "Ref": "job.models",
@@ -49,8 +57,13 @@ _HOMES = {
     "Run": "run",
     "Secret": "core.secret",
     "State": "job.lifecycle",
+    "StateChange": "job.events",
     "Task": "sources.decorators",
+    "UniquePolicy": "job.unique",
     "Worker": "worker",
+    "agather": "gathering",
+    "as_completed": "gathering",
+    "gather": "gathering",
     "schedule": "sources.scheduled",
     "task": "sources.decorators",
 }
@@ -59,16 +72,23 @@ __all__ = [  # noqa: RUF022 - the verbs and the main class first
     "JobQueue",
     "task",
     "schedule",
+    "gather",
+    "agather",
+    "as_completed",
     "Run",
     "Call",
     "CancelOutcome",
     "Config",
+    "DuplicateJobError",
     "JobCancelledError",
     "JobFailedError",
     "JobHandle",
     "JobNotFoundError",
+    "LogLine",
+    "NodeChange",
     "Outcome",
     "PenstockError",
+    "ProgressChange",
     "PublishWarning",
     "QueueFullError",
     "Ref",
@@ -76,7 +96,9 @@ __all__ = [  # noqa: RUF022 - the verbs and the main class first
     "RetryPolicy",
     "Secret",
     "State",
+    "StateChange",
     "Task",
+    "UniquePolicy",
     "Worker",
 ]
 

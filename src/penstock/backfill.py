@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from penstock import calls, declared, scheduler
+from penstock.audit import note
 from penstock.core.config import seconds
 from penstock.core.exceptions import InvalidScheduleError, JobNotFoundError, QueueFullError, ScheduleNotFoundError
 from penstock.core.triggers import At, Cron, Every, zone_of
 from penstock.done_times import DoneTimes
 from penstock.job.lifecycle import State
-from penstock.job.models import Intent, Job, JobQuery, Outcome
+from penstock.job.models import Intent, Job, JobQuery
 from penstock.job.rules import Rule, parse_instant
 from penstock.job.schedules import BACKFILL, FIRE_AT, MANUAL, SCHEDULE, Plan, Schedule
 from penstock.sources.decorators import Call
@@ -148,16 +149,19 @@ class Backfill:
             left=len(open_times) - len(self.todo),
         )  # fmt: skip
 
-    def run(self, tell: Callable[[Event], None] | None = None) -> Counts:
+    def run(self, tell: Callable[[Event], None] | None = None, *, why: str | None = None) -> Counts:
         """Make the jobs, never more than ``max_active`` of them live, and return when all are final.
 
-        ``tell`` is called with each step. Somebody else has to work the jobs off, unless the engine is ``inline://``.
+        That it has begun stands in the audit trail, with ``why``. ``tell`` is called with each step. Somebody else has
+        to work the jobs off, unless the engine is ``inline://``.
 
         Raises:
             BackendError, LedgerError: what was made goes on, and is found by the next backfill of the same span.
         """
         tell = tell or (lambda event: None)
         tell(Event(did=Did.PLANNED, counts=self.counts))
+        if self.todo:
+            note(self._queue, "backfill", self.schedule.name, why=why, fire_times=len(self.todo))
         live: dict[datetime, Job] = {}
         todo = deque(self.todo)
         for at, job in self._found.items():
@@ -224,7 +228,7 @@ class Backfill:
                 continue
             again: list[datetime] = []
             for at, answer in zip(times, answers, strict=True):
-                job, made = answer.job, answer.outcome is Outcome.CREATED
+                job, made = answer.job, answer.outcome.made
                 if not made and job.state.final and job.state is not State.SUCCEEDED:
                     # Another try of which nothing was known: its row has changed since, or belongs to another plan.
                     self._tries[at] = self._tries.get(at, 0) + 1
@@ -410,8 +414,11 @@ def backfill(
     *,
     tell: Callable[[Event], None] | None = None,
     dry_run: bool = False,
+    why: str | None = None,
     **said: Any,
 ) -> Counts:
     """See `JobQueue.backfill`."""
     prepared = prepare(queue, what, **said)
-    return prepared.counts if dry_run else prepared.run(tell)
+    if dry_run:
+        return prepared.counts
+    return prepared.run(tell, why=why)

@@ -11,11 +11,12 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 from penstock.body import Cause, Interrupt
@@ -83,6 +84,47 @@ async def in_thread(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) ->
             _pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="penstock-async")
         pool = _pool
     return await asyncio.get_running_loop().run_in_executor(pool, lambda: fn(*args, **kwargs))
+
+
+class Stream(Generic[T]):
+    """What comes bit by bit, for ``for`` and for ``async for``: one iterator of both colours.
+
+    ``look`` may block; it returns what has come, and after how many seconds to look again (None: that was all). No
+    thread is held between two looks. What it raises ends no stream: who goes on goes on where it was.
+    """
+
+    def __init__(self, look: Callable[[], tuple[Sequence[T], float | None]]) -> None:
+        self._look = look
+        self._ready: deque[T] = deque()
+        self._pause_s: float | None = 0.0
+
+    def __iter__(self) -> Stream[T]:
+        return self
+
+    def __next__(self) -> T:
+        while not self._ready:
+            if self._pause_s is None:
+                raise StopIteration
+            if self._pause_s:
+                time.sleep(self._pause_s)
+            self._take(self._look())
+        return self._ready.popleft()
+
+    def __aiter__(self) -> Stream[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        while not self._ready:
+            if self._pause_s is None:
+                raise StopAsyncIteration
+            if self._pause_s:
+                await asyncio.sleep(self._pause_s)
+            self._take(await in_thread(self._look))
+        return self._ready.popleft()
+
+    def _take(self, found: tuple[Sequence[T], float | None]) -> None:
+        more, self._pause_s = found
+        self._ready.extend(more)
 
 
 class _Inbox:

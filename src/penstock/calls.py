@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from penstock.arguments import arguments_of
 from penstock.core.exceptions import InvalidJobError
 from penstock.options import NAMES as OPTION_NAMES
 from penstock.options import JobOptions, intent
@@ -97,9 +98,10 @@ def named(
 
 def intent_of(config: Config, call: Call, parent_id: str | None = None) -> Intent:
     """Return what is submitted for a call: its options, with the project's defaults. Raises `InvalidJobError`."""
+    spec = encode_spec(call.spec, config.limits)
     return intent(
-        config, call.options, kind=call.kind, name=call.name, spec=encode_spec(call.spec, config.limits),
-        isolation=_isolation(call), parent_id=parent_id,
+        config, call.options, kind=call.kind, name=call.name, spec=spec, isolation=_isolation(call),
+        arguments=lambda: arguments_of(call.kind, call.name, spec), parent_id=parent_id,
     )  # fmt: skip
 
 

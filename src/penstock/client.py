@@ -151,6 +151,7 @@ class JobQueue(Controls):
             InvalidJobError: the input or an option is wrong; nothing was written.
             UnsupportedError: the backend cannot do what was asked, or the ledger cannot join that connection;
                 nothing was written.
+            DuplicateJobError: a job stands in its way, by ``key`` or ``unique``, and ``on_conflict`` is "raise".
             QueueFullError: as many jobs wait in the queue as ``limits.max_queued`` allows; nothing was written.
             LedgerError: nothing was written.
 
@@ -212,17 +213,17 @@ class JobQueue(Controls):
         Further: ``name`` (default: that of the task), ``inputs`` (the function's or pipeline's arguments; texts may
         hold ``{{ fire_at }}``, ``{{ interval.start }}``), ``overlap`` (skip, queue, allow, cancel_previous),
         ``catch_up`` (none, latest, all) with ``catch_up_max`` and ``grace``, ``jitter``, ``start``, ``end``,
-        ``max_fires``, ``soft_start``, ``tags``, ``description``; and job options.
+        ``max_fires``, ``soft_start``, ``tags``, ``description``; ``why``, for the audit trail; and job options.
 
         Raises:
             InvalidScheduleError: an option is wrong; nothing was written.
             InvalidJobError: the input is.
             ScheduleDeclaredError: a file declares the schedule of that name.
         """
-        name, inputs = options.pop("name", None), options.pop("inputs", None)
+        name, inputs, why = (options.pop(word, None) for word in ("name", "inputs", "why"))
         mine = {option: options.pop(option) for option in SCHEDULE_OPTIONS if option in options}
         call = calls_room.scheduled(self, what, args, inputs or {}, options)
-        return self.schedules.put(call, name=name, **mine)[0]
+        return self.schedules.put(call, name=name, why=why, **mine)[0]
 
     def unschedule(self, name: str) -> None:
         """Take a schedule away; its jobs stay. Raises `ScheduleNotFoundError`, `ScheduleDeclaredError`."""
@@ -247,7 +248,7 @@ class JobQueue(Controls):
         """Submit a job's input again as a new job; see `JobHandle.retry`. Raises `InvalidJobError` for a forged one."""
         self.signer.check(job)
         asked: dict[str, Any] = {name: getattr(job, name) for name in Intent.__struct_fields__ if hasattr(job, name)}
-        asked |= {"id": new_job_id(), "parent_id": job.id, "tick_key": None}
+        asked |= {"id": new_job_id(), "parent_id": job.id, "tick_key": None, "held": None, "expires_at": None}
         return self._submit([Intent(**asked)])[0]
 
     def _submit(self, intents: Sequence[Intent], connection: object | None = None) -> list[JobHandle]:

@@ -15,7 +15,7 @@ from penstock.capture import Capture
 from penstock.core.config import seconds
 from penstock.gateway import DEFAULT_PRIORITY
 from penstock.handle import JobHandle
-from penstock.job.models import Outcome, new_job_id
+from penstock.job.models import new_job_id
 from penstock.sources.decorators import Call
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def run_here(queue: JobQueue, call: Call, *, echo: bool) -> JobHandle:
     def body() -> None:
         try:
             handle = here.enqueue(given)
-            while handle.outcome is Outcome.CREATED and not handle.refresh().state.final:
+            while handle.outcome is not None and handle.outcome.made and not handle.refresh().state.final:
                 if handle.job.scheduled_at <= here.now():
                     here.sweeper.push([handle.job])
                 time.sleep(_RETRY_POLL_S)
@@ -55,7 +55,7 @@ def run_here(queue: JobQueue, call: Call, *, echo: bool) -> JobHandle:
         except BaseException:
             if not done.done():
                 try:
-                    queue.job(str(options.job_id)).cancel()
+                    queue.job(str(options.job_id)).cancel(why="interrupted")
                     thread.join(seconds(queue.config.lease.cancel_grace))
                 finally:
                     # A body that blocks in C dies with this process; with the cancel asked for, this ends its job.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import msgspec
 
@@ -13,7 +13,19 @@ from penstock.core.durations import parse_duration_s
 from penstock.core.exceptions import ConfigError, InvalidJobError, did_you_mean
 from penstock.job.limits import OPTIONS as LIMITS
 from penstock.job.limits import limits_entry, parse_cpu_s, parse_memory_bytes, parse_open_files
-from penstock.job.models import JOB_ID, NAME, QUEUE, Intent, Isolation, RetryPolicy, new_job_id
+from penstock.job.models import (
+    JOB_ID,
+    LIVE,
+    NAME,
+    QUEUE,
+    Intent,
+    Isolation,
+    OnConflict,
+    RetryPolicy,
+    new_job_id,
+)
+from penstock.job.slots import parse_slots, slots_entry
+from penstock.job.unique import UniquePolicy
 from penstock.signing import RESERVED
 
 if TYPE_CHECKING:
@@ -22,9 +34,9 @@ if TYPE_CHECKING:
 NAMES = (
     "at", "delay", "key", "queue", "priority", "max_attempts", "max_crashes", "timeout", "backoff", "isolation",
     *LIMITS,
-    "tags", "metadata", "job_id",
+    "unique", "on_conflict", "expires", "limits", "tags", "metadata", "job_id",
 )  # fmt: skip
-_PER_JOB = frozenset({"at", "delay", "key", "job_id"})
+_PER_JOB = frozenset({"at", "delay", "key", "on_conflict", "job_id"})
 
 
 class JobOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -45,6 +57,14 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """0: no limit, where a layer below sets one; so with the next two."""
     max_cpu_s: int | None = None
     max_open_files: int | None = None
+    unique: UniquePolicy | None = None
+    on_conflict: OnConflict | None = None
+    """What happens to a live job of the same ``key``."""
+    expires_at: datetime | None = None
+    expires_s: float | None = None
+    """Infinity: it never expires, where a layer below says when."""
+    slots: dict[str, int] | None = None
+    """How many jobs may run at once that name the same key, over all workers."""
     tags: tuple[str, ...] | None = None
     metadata: dict[str, str] | None = None
     job_id: str | None = None
@@ -77,6 +97,9 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             changes.setdefault("delay_s", None)
         elif "delay_s" in changes:
             changes["at"] = None
+        for one, other in (("expires_at", "expires_s"), ("expires_s", "expires_at")):
+            if one in changes:
+                changes.setdefault(other, None)
         return msgspec.structs.replace(self, **changes) if changes else self
 
 
@@ -88,11 +111,13 @@ def intent(
     name: str,
     spec: bytes,
     isolation: Isolation,
+    arguments: Callable[[], Mapping[str, Any]] = dict,
     parent_id: str | None = None,
 ) -> Intent:
     """Make the job's intent: the options, and the project's defaults where they are silent.
 
-    ``isolation`` is what the kind wants when neither options nor config say.
+    ``isolation`` is what the kind wants when neither options nor config say; ``arguments`` are asked for only where a
+    rule of uniqueness looks at them.
     """  # fmt: skip
     if not NAME.fullmatch(name):
         raise InvalidJobError(f"{name!r} is not a name for a job: 1 to 200 of A-Z a-z 0-9 _ . : - / [ ] < >")
@@ -101,6 +126,9 @@ def intent(
     if timeout_s is None and defaults.timeout is not None:
         timeout_s = parse_duration_s(defaults.timeout)
     where = options.isolation or defaults.isolation or isolation
+    unique = options.unique
+    if options.on_conflict is not None and options.key is None and unique is None:
+        raise InvalidJobError(f"{name}: on_conflict needs a key that jobs can share: key=..., or unique=...")
     return Intent(
         id=options.job_id or new_job_id(),
         kind=kind,
@@ -116,9 +144,19 @@ def intent(
         key=options.key,
         parent_id=parent_id,
         tags=options.tags or (),
-        metadata={**(options.metadata or {}), **_limits(config, options, name, where)},
+        metadata={
+            **(options.metadata or {}),
+            **_limits(config, options, name, where),
+            **slots_entry(options.slots or {}),
+        },
         at=options.at,
         delay_s=options.delay_s or 0.0,
+        expires_at=options.expires_at,
+        expires_s=None if options.expires_s is None or math.isinf(options.expires_s) else options.expires_s,
+        unique_key=None if unique is None else unique.key_of(name, arguments()),
+        unique_states=LIVE if unique is None else unique.in_the_way,
+        unique_period_s=None if unique is None else unique.period_s,
+        on_conflict=options.on_conflict or (unique.on_conflict if unique is not None else "keep"),
     )
 
 
@@ -156,6 +194,24 @@ def _checked(name: str, value: Any) -> tuple[str, Any]:
 
 
 def _at(value: Any) -> tuple[str, Any]:
+    return "at", _instant(value)
+
+
+def _expires(value: Any) -> tuple[str, Any]:
+    if value is False or value in ("none", "never"):
+        return "expires_s", math.inf
+    try:
+        expires_s = parse_duration_s(value)
+    except ValueError:
+        if not isinstance(value, str | datetime):
+            raise
+        return "expires_at", _instant(value)
+    if expires_s <= 0:
+        raise ValueError(f"{value!r} is not a positive time")
+    return "expires_s", expires_s
+
+
+def _instant(value: Any) -> datetime:
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
@@ -168,7 +224,7 @@ def _at(value: Any) -> tuple[str, Any]:
             f"{value.isoformat()} has no time zone, and none is assumed; "
             "say which: value.replace(tzinfo=ZoneInfo('Europe/Berlin')), or add 'Z' or an offset"
         )
-    return "at", value
+    return value
 
 
 def _delay(value: Any) -> tuple[str, Any]:
@@ -221,6 +277,20 @@ def _isolation(value: Any) -> tuple[str, Any]:
     return "isolation", value
 
 
+def _unique(value: Any) -> tuple[str, Any]:
+    return "unique", None if value is False else UniquePolicy.parse(value)
+
+
+def _on_conflict(value: Any) -> tuple[str, Any]:
+    if value not in get_args(OnConflict):
+        raise ValueError(f"{value!r} is none of {', '.join(get_args(OnConflict))}")
+    return "on_conflict", value
+
+
+def _slots(value: Any) -> tuple[str, Any]:
+    return "slots", parse_slots(value)
+
+
 def _limit(field: str, parse: Callable[[Any], int]) -> Callable[[Any], tuple[str, Any]]:
     return lambda value: (field, parse(value))
 
@@ -264,6 +334,10 @@ _CHECKS: dict[str, Any] = {
     "max_memory": _limit("max_memory_bytes", parse_memory_bytes),
     "max_cpu": _limit("max_cpu_s", parse_cpu_s),
     "max_open_files": _limit("max_open_files", parse_open_files),
+    "unique": _unique,
+    "on_conflict": _on_conflict,
+    "expires": _expires,
+    "limits": _slots,
     "tags": _tags,
     "metadata": _metadata,
     "job_id": _text("job_id", JOB_ID, "a job id: 1 to 128 of A-Z a-z 0-9 _ . -"),

@@ -36,8 +36,10 @@ if TYPE_CHECKING:
     from penstock.runners.isolation import ChildPool
     from penstock.scheduler import LedgerScheduler
     from penstock.schedules import Schedules
+    from penstock.slots import Slots
     from penstock.sources.loading import LoadError
     from penstock.sources.scan import Loaded
+    from penstock.steering import Steering
 
 logger = logging.getLogger("penstock")
 
@@ -131,7 +133,27 @@ class Rooms:
     @opened
     def sweeper(self) -> Sweeper:
         """The sweeper of this process; a worker runs it, others may call its methods."""
-        return Sweeper(self.ledger, self.gateway, self.config, results=lambda: self.results)
+        return Sweeper(
+            self.ledger,
+            self.gateway,
+            self.config,
+            results=lambda: self.results,
+            also=(self.steering.reconcile, self.slots.reconcile),
+        )
+
+    @opened
+    def steering(self) -> Steering:
+        """The strikes and pauses of this ledger, as this process knows them."""
+        from penstock.steering import Steering
+
+        return Steering(self.ledger)
+
+    @opened
+    def slots(self) -> Slots:
+        """The slots of concurrency keys."""
+        from penstock.slots import Slots
+
+        return Slots(self.ledger, publish=lambda jobs: self.sweeper.push(jobs))
 
     @opened
     def schedules(self) -> Schedules:
@@ -150,6 +172,7 @@ class Rooms:
     @opened
     def scheduler(self) -> LedgerScheduler:
         """The scheduler of this process; a worker runs it, others may call its methods."""
+        from penstock.handle import call_off
         from penstock.scheduler import LedgerScheduler
         from penstock.submission import record
 
@@ -157,7 +180,7 @@ class Rooms:
             self.ledger,
             self.config,
             submit=lambda intents: record(self, intents),
-            cancel=lambda job_id: cast("JobQueue", self).job(job_id).cancel(),
+            cancel=lambda job_id: call_off(cast("JobQueue", self).job(job_id)),
             value_of=lambda job: self.results.decode(job.result),
             problem=self.signer.schedule_problem,
         )
@@ -207,6 +230,7 @@ class Rooms:
             signer=self.signer,
             changed=self._tell,
             listened=lambda: bool(self._listeners or self._plugin_listeners),
+            gates=(self.steering, self.slots),
         )
         self._closers.insert(0, made.close)
         return made

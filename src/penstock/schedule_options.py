@@ -30,9 +30,17 @@ OPTIONS = (
 """Beside the options of the jobs that it makes."""
 _TEXT_MAX = 4_000
 _JOB_OPTIONS = (
-    "queue", "priority", "max_attempts", "max_crashes", "timeout", "backoff", "isolation", "metadata",
+    "queue",
+    "priority",
+    "max_attempts",
+    "max_crashes",
+    "timeout",
+    "backoff",
+    "isolation",
+    "expires",
+    "metadata",
     *limits.OPTIONS,
-)  # fmt: skip
+)
 
 
 def template_of(intent: Intent) -> Template:
@@ -40,6 +48,11 @@ def template_of(intent: Intent) -> Template:
     if intent.key is not None or intent.at is not None or intent.delay_s:
         raise InvalidScheduleError(
             "key, at and delay belong to one job; a schedule's own rule says when its jobs start"
+        )
+    if intent.unique_key is not None or intent.expires_at is not None:
+        raise InvalidScheduleError(
+            "unique belongs to jobs that are enqueued. A schedule has one for each fire time: its overlap says what "
+            "happens while the one before runs. expires takes a duration here, such as '1h'"
         )
     spec = intent.spec.decode()
     templates.check(spec)

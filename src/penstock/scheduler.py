@@ -140,7 +140,7 @@ class LedgerScheduler(Scheduler):
         for (turn, at), answer in zip(wanted, answers, strict=True):
             if answer is not None:
                 turn.made(at, answer.job)
-                made += answer.outcome == "created"
+                made += answer.outcome.made
         return made
 
     def _one(self, turn: _Turn, intent: Intent) -> Submission | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from penstock import scheduler
+from penstock import audit, scheduler
 from penstock.bridge import in_thread
 from penstock.calls import intent_of
 from penstock.core.exceptions import (
@@ -105,6 +104,7 @@ class Schedules:
         name: str | None = None,
         source: str = "",
         where: str = "",
+        why: str | None = None,
         **options: Any,
     ) -> tuple[Schedule, Did]:
         """Make a schedule, or change the one of this name; see `JobQueue.schedule` for the options.
@@ -119,7 +119,10 @@ class Schedules:
                 f"{called!r} is no name for a schedule: 1 to 200 of A-Z a-z 0-9 _ . : - / [ ] < > and spaces"
             )
         plan = self.plan(intent_of(queue.config, call), source=source, where=where, **options)
-        return self._put(called, plan)
+        made, did = self._put(called, plan)
+        if did is not Did.KEPT and not source:
+            self._note("add" if did is Did.CREATED else "update", called, why, rule=plan.rule.explain())
+        return made, did
 
     def plan(self, intent: Intent, *, source: str = "", where: str = "", **options: Any) -> Plan:
         """Check what is said of a schedule, and return its plan. Raises `InvalidScheduleError`."""
@@ -128,7 +131,7 @@ class Schedules:
             template, options, source=source, where=where, timezone=self._queue.config.timezone, now=self._queue.now()
         )
 
-    def update(self, name: str, **options: Any) -> Schedule:
+    def update(self, name: str, *, why: str | None = None, **options: Any) -> Schedule:
         """Change options of a schedule; what is not named stays, and so does where it stands.
 
         Raises:
@@ -144,7 +147,9 @@ class Schedules:
                 _with_plan(schedule, change_plan(schedule.plan, options, now), now)
             )
 
-        return self._change(name, change)
+        after = self._change(name, change)
+        self._note("update", name, why, changed=", ".join(options))
+        return after
 
     def pause(self, name: str, note: str = "", *, by: str | None = None) -> Schedule:
         """Let a schedule make no jobs until `resume`; it stays so over deploys. Raises `ScheduleNotFoundError`."""
@@ -153,9 +158,11 @@ class Schedules:
             pause = schedule.pause or Pause(at=now, by=_who(by), note=note)
             return msgspec.structs.replace(schedule, pause=pause, changed_at=now)
 
-        return self._change(name, change)
+        after = self._change(name, change)
+        self._note("pause", name, note, by=by)
+        return after
 
-    def resume(self, name: str) -> Schedule:
+    def resume(self, name: str, *, why: str | None = None) -> Schedule:
         """Let a paused schedule go on. Fire times of the pause are not made up for. Raises `ScheduleNotFoundError`."""
 
         def change(schedule: Schedule, now: datetime) -> Schedule:
@@ -168,9 +175,11 @@ class Schedules:
                 after = after.told(TickEvent(at=now, what="skipped: paused", fire_at=schedule.next_at))
             return after
 
-        return self._change(name, change)
+        resumed = self._change(name, change)
+        self._note("resume", name, why)
+        return resumed
 
-    def trigger(self, name: str, *, by: str | None = None) -> JobHandle:
+    def trigger(self, name: str, *, by: str | None = None, why: str | None = None) -> JobHandle:
         """Make a job now, whatever the rule says; it is recorded as manual. Raises `ScheduleNotFoundError`.
 
         A schedule whose next run counts from the end of the last one (and so never overlaps) answers with the job
@@ -193,14 +202,16 @@ class Schedules:
             return msgspec.structs.replace(after, last_job=job.id)
 
         self._change(name, change)
+        self._note("run", name, why, by=by, job=job.id)
         return job
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str, *, why: str | None = None) -> None:
         """Take a schedule away; its jobs stay. Raises `ScheduleNotFoundError`, `ScheduleDeclaredError`."""
         for _ in range(_TRIES):
             record, schedule = self._read(name)
             _refuse_declared(schedule)
             if self._write(Change(kind=KIND, name=name, seen=record.version, body=None)):
+                self._note("rm", name, why)
                 return
         raise self._busy(name)
 
@@ -270,6 +281,10 @@ class Schedules:
             if begin != at:
                 self._change(name, lambda s, _now, begin=begin: msgspec.structs.replace(s, next_at=begin))
 
+    def _note(self, verb: str, name: str, why: str | None, *, by: str | None = None, **details: object) -> None:
+        """Write down what somebody did by hand; what files declare is nobody's action."""
+        audit.note(self._queue, f"schedules {verb}", name, why=why, by=by, **details)
+
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _put(self, name: str, plan: Plan) -> tuple[Schedule, Did]:
@@ -330,25 +345,25 @@ class Schedules:
         """`next`, awaited."""
         return await in_thread(self.next, name, count)
 
-    async def aupdate(self, name: str, **options: Any) -> Schedule:
+    async def aupdate(self, name: str, *, why: str | None = None, **options: Any) -> Schedule:
         """`update`, awaited."""
-        return await in_thread(self.update, name, **options)
+        return await in_thread(self.update, name, why=why, **options)
 
     async def apause(self, name: str, note: str = "", *, by: str | None = None) -> Schedule:
         """`pause`, awaited."""
         return await in_thread(self.pause, name, note, by=by)
 
-    async def aresume(self, name: str) -> Schedule:
+    async def aresume(self, name: str, *, why: str | None = None) -> Schedule:
         """`resume`, awaited."""
-        return await in_thread(self.resume, name)
+        return await in_thread(self.resume, name, why=why)
 
-    async def atrigger(self, name: str, *, by: str | None = None) -> JobHandle:
+    async def atrigger(self, name: str, *, by: str | None = None, why: str | None = None) -> JobHandle:
         """`trigger`, awaited."""
-        return await in_thread(self.trigger, name, by=by)
+        return await in_thread(self.trigger, name, by=by, why=why)
 
-    async def aremove(self, name: str) -> None:
+    async def aremove(self, name: str, *, why: str | None = None) -> None:
         """`remove`, awaited."""
-        await in_thread(self.remove, name)
+        await in_thread(self.remove, name, why=why)
 
 
 def _soon(schedule: Schedule) -> float | None:
@@ -356,12 +371,7 @@ def _soon(schedule: Schedule) -> float | None:
 
 
 def _who(by: str | None) -> str:
-    if by is not None:
-        return by
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container whose user has no name
-        return ""
+    return audit.actor() if by is None else by
 
 
 def _refuse_declared(schedule: Schedule) -> None:

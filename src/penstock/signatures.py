@@ -102,6 +102,13 @@ class Plan:
                 return list(args[:at]), {**by_name, **kwargs}
         return list(args), dict(kwargs)
 
+    def by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a call by the names of the parameters, those left out as their defaults."""
+        bound = self._signature.bind(*args, **kwargs)
+        given = set(bound.arguments)
+        bound.apply_defaults()
+        return {name: value if name in given else _plain(value) for name, value in bound.arguments.items()}
+
     def call(self, fn: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], run: Any) -> Any:
         """Call the function with stored arguments, restored to their types, refs loaded, the run put in its place."""
         if args or kwargs:
@@ -182,6 +189,13 @@ def _is_template_for(convert: Convert, value: Any) -> bool:
 
 
 _plans: dict[Callable[..., Any], Plan] = {}
+
+
+def _plain(default: Any) -> Any:
+    try:
+        return msgspec.to_builtins(default)
+    except (TypeError, ValueError):
+        return repr(default)
 
 
 def plan_of(fn: Callable[..., Any], name: str, signature: inspect.Signature) -> Plan:

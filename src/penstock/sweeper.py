@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from penstock import audit
 from penstock.core.base import Patience
 from penstock.core.config import Config, seconds
 from penstock.core.exceptions import BackendError, LedgerError, NewerLedgerError, UnsupportedError
@@ -35,6 +36,7 @@ logger = logging.getLogger("penstock.sweeper")
 
 _PURGE_EVERY_S = 600.0
 _PURGE_BATCH = 500
+_EXPIRE_EVERY_S = 1.0
 _POSTPONE_BATCH = 1000
 _TRUSTED = 6
 """Times the longest grace: whoever has waited so long may be sent again, although the engine may hold its message."""
@@ -87,7 +89,17 @@ class WarmUp:
 class Sweeper:
     """The four looks, each a method that can be called alone, and a thread that calls them in turn."""
 
-    def __init__(self, ledger: Ledger, gateway: Gateway, config: Config, *, results: Callable[[], ResultStore]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        gateway: Gateway,
+        config: Config,
+        *,
+        results: Callable[[], ResultStore],
+        also: Sequence[Callable[[], object]] = (),
+    ) -> None:
+        """Look at nothing yet. ``also`` are further looks of the thread, made as often as the one for dead owners."""
+        self._also = also
         self.counts: Counter[str] = Counter()
         self._ledger = ledger
         self._gateway = gateway
@@ -219,6 +231,21 @@ class Sweeper:
             logger.warning("rescued %d jobs whose worker is gone", rescued)
         return rescued
 
+    def expire(self) -> int:
+        """T16 for every job that has not begun by the time it was to begin by; return how many have failed so."""
+        late = self._ledger.expirable(self._batch)
+        ends = [
+            lifecycle.expire(
+                job.id, error=ErrorInfo("Expired", f"it was to begin by {job.expires_at:%Y-%m-%d %H:%M:%S} UTC")
+            )
+            for job in late
+        ]
+        expired = sum(applied is not None for applied in self._ledger.apply_many(ends)) if ends else 0
+        if expired:
+            self.counts["expired"] += expired
+            logger.warning("%d jobs had not begun in time and have failed", expired)
+        return expired
+
     def purge(self) -> int:
         """T12: delete what is older than the retention, results included; return how many jobs went."""
         purged = 0
@@ -230,6 +257,7 @@ class Sweeper:
                 if len(ids) < _PURGE_BATCH or self._stop.is_set():
                     break
         self.counts["purged"] += purged
+        audit.purge(self._ledger.records)
         return purged
 
     # -- the thread ---------------------------------------------------------------------------------------------
@@ -263,7 +291,7 @@ class Sweeper:
             thread.join(5)
 
     def _sweep(self, each_time: Callable[[], None], refused: Callable[[NewerLedgerError], None]) -> None:
-        next_rescue = 0.0
+        next_rescue = next_expiry = 0.0
         next_purge = _clock() + _PURGE_EVERY_S * random.uniform(0.01, 0.1)  # noqa: S311 - spreads load
         while not self._stop.is_set():
             try:
@@ -272,8 +300,13 @@ class Sweeper:
                 self.publish_due()
                 each_time()
                 now = _clock()
+                if now >= next_expiry:
+                    self.expire()
+                    next_expiry = now + _EXPIRE_EVERY_S
                 if now >= next_rescue and self._warm_up.over(now):
                     self.rescue()
+                    for look in self._also:
+                        look()
                     next_rescue = now + self._interval_s * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load
                 if now >= next_purge:
                     self.purge()

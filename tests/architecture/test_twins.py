@@ -25,7 +25,7 @@ NO_TWIN = {
         "captured",
         "kill_children",
     },
-    JobHandle: set(),
+    JobHandle: {"events"},  # what it returns asks, for `for` and for `async for`
     Task: {"call", "options"},
     BoundTask: {"call", "options"},
 }

@@ -19,8 +19,6 @@ from penstock.job.lifecycle import Event, State, Transition
 from penstock.job.models import Intent, Job, JobQuery, Progress
 from penstock.ledger import open_ledger
 from penstock.ledger.memory import MemoryLedger
-from penstock.ledger.postgres import PostgresLedger
-from penstock.ledger.redis import RedisLedger
 from penstock.ledger.sqlite import SqliteLedger
 from penstock.testing import services
 
@@ -50,40 +48,6 @@ def open_kind(kind: str, folder: Any, clock: Clock) -> Ledger:
     return ledger
 
 
-def hold(ledger: Ledger, job_id: str, why: str | None) -> None:
-    """Set `held`, which no transition does yet."""
-    if isinstance(ledger, MemoryLedger):
-        store = ledger._rows
-        if job_id in store.jobs:
-            from msgspec.structs import replace
-
-            store.put(replace(store.jobs[job_id], held=why))
-    elif isinstance(ledger, RedisLedger):
-        _hold_in_redis(ledger._server._client, ledger._prefix, job_id, why)
-    elif isinstance(ledger, PostgresLedger):
-        ledger._write("UPDATE jobs SET held = :note WHERE id = :id", note=why, id=job_id)
-    else:
-        assert isinstance(ledger, SqliteLedger)
-        ledger._file.write(lambda c: c.execute("UPDATE jobs SET held = ? WHERE id = ?", (why, job_id)))
-
-
-def _hold_in_redis(client: Any, prefix: str, job_id: str, why: str | None) -> None:
-    row = f"{prefix}job:{job_id}"
-    if not client.exists(row):
-        return
-    client.hset(row, "held", why) if why else client.hdel(row, "held")
-    state, note, attempt, due, publish_due, queue = client.hmget(
-        row, "state", "note", "attempt", "scheduled_at", "publish_due_at", "queue"
-    )
-    if state == b"queued":
-        found_in = f"{prefix}queue:{queue.decode()}:"
-        for place in ("wait", "retry", "blocked"):
-            client.zrem(found_in + place, job_id)
-        place = "blocked" if why or note is not None else "retry" if int(attempt or 0) else "wait"
-        client.zadd(found_in + place, {job_id: float(due)})
-        client.zrem(f"{prefix}due", job_id) if why else client.zadd(f"{prefix}due", {job_id: float(publish_due)})
-
-
 class Oracle:
     """What the ledger must answer and hold."""
 
@@ -91,8 +55,25 @@ class Oracle:
         self.rows: dict[str, Row] = {}
         self.told: dict[str, list[tuple[Any, ...]]] = {}
 
-    # T1: nothing on conflict of id, tick key, or the key of a job that is not over
+    # T1: nothing on conflict of id, tick key, or the key of a job that is not over; one that may be replaced gives way
     def insert(self, intent: Intent, now: float) -> tuple[str, str]:
+        replaced = False
+        if intent.id not in self.rows:
+            for row in sorted(self.rows.values(), key=lambda row: row["id"], reverse=True):
+                age = now - row["created_at"]
+                alike = intent.unique_key is not None and row["unique_key"] == intent.unique_key
+                if alike and (intent.unique_period_s is not None and age >= intent.unique_period_s):
+                    alike = False
+                alike = alike and row["state"] in intent.unique_states
+                same_key = intent.key is not None and row["key"] == intent.key and row["state"] in ("queued", "running")
+                if not alike and not same_key:
+                    continue
+                if intent.on_conflict == "keep":
+                    if alike:
+                        return "kept", row["id"]
+                    continue
+                self._gives_way(row, now)
+                replaced = True
         for row in self.rows.values():
             if row["id"] == intent.id:
                 return "kept", row["id"]
@@ -110,12 +91,27 @@ class Oracle:
             "max_crashes": intent.max_crashes, "state": "queued", "created_at": now,
             "scheduled_at": due if later else now, "published_at": None if later else now,
             "publishes": 0 if later else 1, "publish_due_at": due if later else now + GRACE_S, "reason": None,
+            "unique_key": intent.unique_key,
+            "expires_at": None if intent.expires_s is None else max(due, now) + intent.expires_s,
             "attempt": 0, "errors": 0, "crashes": 0, "owner": None, "lease_until": None, "cancel_requested_at": None,
-            "held": None, "note": None, "started_at": None, "finished_at": None, "error": None, "result": None,
+            "held": intent.held, "note": None, "started_at": None, "finished_at": None, "error": None, "result": None,
             "progress": None, "message": None, "nodes_done": None, "nodes_total": None,
         }  # fmt: skip
+        if intent.held is not None:
+            row = self.rows[intent.id]
+            row["published_at"], row["publishes"], row["publish_due_at"] = None, 0, max(due, now)
         self.told[intent.id] = [("enqueue", None, "queued", 0, now, None)]
-        return "created", intent.id
+        return "replaced" if replaced else "created", intent.id
+
+    def _gives_way(self, row: Row, now: float) -> None:
+        before = row["state"]
+        row["key"] = row["unique_key"] = None
+        if before == "queued":
+            self._cancelled(row, now)
+            self.told[row["id"]].append(("cancel", before, "cancelled", row["attempt"], now, None))
+        elif before == "running":
+            row["cancel_requested_at"] = row["cancel_requested_at"] or now
+            self.told[row["id"]].append(("request_cancel", before, before, row["attempt"], now, row["owner"]))
 
     def apply(self, t: Transition, now: float) -> tuple[str, bool, Row | None] | None:
         row = self.rows.get(t.job_id)
@@ -133,7 +129,7 @@ class Oracle:
 
     # T2
     def claim(self, row: Row, t: Transition, now: float) -> bool | None:
-        if row["state"] != "queued" or row["scheduled_at"] > now or row["held"] is not None:
+        if row["state"] != "queued" or row["scheduled_at"] > now or row["held"] is not None or self._stale(row, now):
             return None
         row["state"] = "running"
         row["attempt"] += 1
@@ -184,7 +180,7 @@ class Oracle:
             return None
         if row["cancel_requested_at"] is not None:
             return self._cancelled(row, now)
-        row["note"] = t.note
+        row["note"], row["held"] = t.note, t.held
         return self._back(row, now + t.delay_s)
 
     # T7
@@ -237,6 +233,39 @@ class Oracle:
         if row["state"] != "running" or row["attempt"] != t.attempt or row["cancel_requested_at"] is None:
             return None
         return self._cancelled(row, now)
+
+    # T13
+    def hold(self, row: Row, t: Transition, now: float) -> bool | None:
+        if row["state"] != "queued" or row["held"] is not None:
+            return None
+        row["held"] = t.held
+        return True
+
+    # T14: it is published when it is due
+    def admit(self, row: Row, t: Transition, now: float) -> bool | None:
+        if row["state"] != "queued" or row["held"] is None or row["held"] != t.held:
+            return None
+        row["held"] = row["published_at"] = None
+        row["publish_due_at"] = max(now, row["scheduled_at"])
+        return True
+
+    # T15
+    def wake(self, row: Row, t: Transition, now: float) -> bool | None:
+        if row["state"] != "queued" or row["held"] is not None:
+            return None
+        row["note"] = row["published_at"] = None
+        row["scheduled_at"] = row["publish_due_at"] = now
+        return True
+
+    # T16
+    def expire(self, row: Row, t: Transition, now: float) -> bool | None:
+        if row["state"] != "queued" or not self._stale(row, now):
+            return None
+        row["state"], row["finished_at"], row["reason"], row["error"] = "failed", now, "expired", t.error
+        return True
+
+    def _stale(self, row: Row, now: float) -> bool:
+        return row["attempt"] == 0 and row["expires_at"] is not None and row["expires_at"] < now
 
     # T12
     def purge(self, state: str, older_than_s: float, limit: int, now: float) -> set[str]:
@@ -330,11 +359,6 @@ class Pair:
         wanted = self.model.purge(state.value, older_than_s, limit, self.clock.now)
         same(f"purge of {state}", set(self.ledger.purge(state, older_than_s=older_than_s, limit=limit)), wanted)
 
-    def hold(self, job_id: str, why: str | None) -> None:
-        hold(self.ledger, job_id, why)
-        if job_id in self.model.rows:
-            self.model.rows[job_id]["held"] = why
-
     def report(self, news: Progress) -> None:
         self.ledger.report([news])
         self.model.progress(news)
@@ -373,6 +397,8 @@ class Pair:
         running = [row for row in rows if row["state"] == "running"]
         due = {row["id"] for row in queued if not row["held"] and row["publish_due_at"] <= now}
         same("publishable", {job.id for job in self.ledger.publishable(1000)}, due)
+        stale = {row["id"] for row in queued if self.model._stale(row, now)}
+        same("expirable", {job.id for job in self.ledger.expirable(1000)}, stale)
         over = {row["id"] for row in running if row["lease_until"] < now}
         same("expired", {job.id for job in self.ledger.expired(1000)}, over)
         backlog = (sum(row["scheduled_at"] <= now for row in queued), len(running))

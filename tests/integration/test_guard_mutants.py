@@ -59,7 +59,31 @@ class Stages:
 
     def held(self) -> str:
         job_id = self._new()
-        self.pair.hold(job_id, "paused")
+        self.pair.apply(lifecycle.hold(job_id, why="paused"))
+        return job_id
+
+    def held_from_the_start(self) -> str:
+        return self._new(held="struck")
+
+    def held_and_cancelled(self) -> str:
+        job_id = self.held()
+        self.pair.apply(lifecycle.cancel(job_id))
+        return job_id
+
+    def stale(self) -> str:
+        job_id = self._new(expires_s=10.0)
+        self.pair.clock.now += 10.25
+        return job_id
+
+    def stale_and_cancelled(self) -> str:
+        job_id = self.stale()
+        self.pair.apply(lifecycle.cancel(job_id))
+        return job_id
+
+    def begun_in_time(self) -> str:
+        job_id = self._claim(self._new(expires_s=10.0))
+        self.pair.clock.now += 10.25
+        self.pair.apply(lifecycle.release(job_id, attempt=1))
         return job_id
 
     def published_again(self) -> str:
@@ -141,6 +165,10 @@ def _steps(job: Job) -> Iterator[Transition]:
     yield lifecycle.claim(job_id, owner="w2", lease_s=LEASE_S)
     yield lifecycle.cancel(job_id)
     yield lifecycle.request_cancel(job_id)
+    yield lifecycle.hold(job_id, why="struck")
+    yield lifecycle.admit(job_id, why="paused")
+    yield lifecycle.wake(job_id)
+    yield lifecycle.expire(job_id, error=ERROR)
     for attempt in {job.attempt, 1}:
         row = replace(job, attempt=attempt)
         yield lifecycle.beat(job_id, attempt=attempt, lease_s=2 * LEASE_S)
@@ -148,6 +176,7 @@ def _steps(job: Job) -> Iterator[Transition]:
         yield lifecycle.fail(row, error=ERROR, rand=lambda: 1.0)
         yield lifecycle.fail(row, error=ERROR, reason=Reason.TIMEOUT, retryable=False)
         yield lifecycle.release(job_id, attempt=attempt, note="shutdown")
+        yield lifecycle.release(job_id, attempt=attempt, held="struck")
         yield lifecycle.stop(job_id, attempt=attempt)
         yield lifecycle.rescue(row, error=ERROR)
         yield lifecycle.rescue(row, by_parent=True)
@@ -206,6 +235,15 @@ def try_conflicts(pair: Pair) -> None:
     pair.insert(intent("h", key="k"))
     pair.apply(lifecycle.cancel("b"))
     pair.insert(intent("i", tick_key="s@1"), intent("a"))
+    pair.check()
+    pair.insert(intent("l", key="k", on_conflict="replace"))
+    pair.insert(intent("m", unique_key="u"), intent("n", unique_key="u", unique_period_s=20.0))
+    pair.clock.now += 25.0
+    pair.insert(intent("o", unique_key="u", unique_period_s=20.0, key="k3"))
+    pair.apply(lifecycle.claim("o", owner="w1", lease_s=LEASE_S))
+    pair.insert(intent("p", unique_key="u", unique_states=("queued",), on_conflict="replace"))
+    pair.insert(intent("q", key="k3", on_conflict="replace", held="struck"))
+    pair.insert(intent("r", unique_key="u", unique_states=("cancelled",)), intent("q"))
     pair.check()
 
 

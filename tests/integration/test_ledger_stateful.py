@@ -106,9 +106,14 @@ class LedgerMachine(RuleBasedStateMachine):
     def fail(self, mine: Job, error, reason, retryable):
         self.pair.apply(lifecycle.fail(mine, error=error, reason=reason, retryable=retryable))
 
-    @rule(mine=attempts, delay_s=st.sampled_from([0.0, 30.0]), note=st.sampled_from([None, "no worker knows t"]))
-    def release(self, mine: Job, delay_s, note):
-        self.pair.apply(lifecycle.release(mine.id, attempt=mine.attempt, delay_s=delay_s, note=note))
+    @rule(
+        mine=attempts,
+        delay_s=st.sampled_from([0.0, 30.0]),
+        note=st.sampled_from([None, "no worker knows t"]),
+        held=st.sampled_from([None, None, "paused"]),
+    )
+    def release(self, mine: Job, delay_s, note, held):
+        self.pair.apply(lifecycle.release(mine.id, attempt=mine.attempt, delay_s=delay_s, note=note, held=held))
 
     @rule(mine=attempts)
     def stop(self, mine: Job):
@@ -156,9 +161,40 @@ class LedgerMachine(RuleBasedStateMachine):
     def request_cancel(self, job):
         self.pair.apply(lifecycle.request_cancel(job))
 
-    @rule(job=jobs, why=st.sampled_from([None, "paused"]))
+    @rule(job=jobs, why=st.sampled_from(["paused", "struck"]))
     def hold(self, job, why):
-        self.pair.hold(job, why)
+        self.pair.apply(lifecycle.hold(job, why=why))
+
+    @rule(job=jobs, why=st.sampled_from(["paused", "struck"]))
+    def admit(self, job, why):
+        self.pair.apply(lifecycle.admit(job, why=why))
+
+    @rule(job=jobs)
+    def wake(self, job):
+        self.pair.apply(lifecycle.wake(job))
+
+    @rule(job=jobs, error=errors)
+    def expire(self, job, error):
+        self.pair.apply(lifecycle.expire(job, error=error))
+
+    @few
+    @rule(
+        target=jobs,
+        key=st.sampled_from([None, "a"]),
+        unique_key=st.sampled_from([None, "u", "u"]),
+        states=st.sampled_from([("queued",), ("queued", "running"), ("queued", "running", "succeeded")]),
+        period_s=st.sampled_from([None, 50.0]),
+        on_conflict=st.sampled_from(["keep", "replace"]),
+        held=st.sampled_from([None, None, "struck"]),
+        expires_s=st.sampled_from([None, 30.0]),
+    )
+    def enqueue_with_rules(self, key, unique_key, states, period_s, on_conflict, held, expires_s):
+        intent = self._intent(
+            key=key, unique_key=unique_key, unique_states=states, unique_period_s=period_s, on_conflict=on_conflict,
+            held=held, expires_s=expires_s,
+        )  # fmt: skip
+        self.pair.insert(intent)
+        return intent.id
 
     @rule(state=st.sampled_from(list(State)), older_than_s=st.sampled_from([0.0, 50.0]), limit=st.integers(1, 3))
     def purge(self, state, older_than_s, limit):

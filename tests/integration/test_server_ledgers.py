@@ -11,6 +11,7 @@ from contextlib import closing
 
 import pytest
 
+from penstock import JobQueue
 from penstock.core.exceptions import ConfigError, LedgerUnavailableError
 from penstock.job import lifecycle
 from penstock.job.lifecycle import State
@@ -18,6 +19,7 @@ from penstock.job.models import Intent, JobQuery, LogLine, Outcome, new_job_id
 from penstock.ledger import open_ledger
 from penstock.testing import services
 from penstock.testing.cutting_proxy import CuttingProxy
+from penstock.testing.harness import wait_until
 from penstock.testing.server import outage
 
 LEASE_S = 60.0
@@ -206,6 +208,24 @@ def test_a_ledger_whose_server_is_away_says_so_and_goes_on_when_it_is_back(priva
                 open_ledger(private.url)
         assert ledger.counts() == {"running": 1, "queued": 2}
         assert ledger.apply(lifecycle.succeed(jobs[0], attempt=1)).state is State.SUCCEEDED
+
+
+def test_who_follows_a_job_goes_on_where_he_was_when_the_ledger_is_back(private, tmp_path, caplog):
+    with (
+        closing(open_ledger(private.url)) as ledger,
+        JobQueue("huey+sqlite:///q.db", ledger=ledger, root=tmp_path) as q,
+    ):
+        (job,) = [s.job for s in ledger.insert(intents(1), grace_s=30)]
+        heard = []
+        follower = threading.Thread(target=lambda: heard.extend(q.job(job.id).events(timeout=60)), daemon=True)
+        follower.start()
+        ledger.apply(lifecycle.claim(job.id, owner="w", lease_s=LEASE_S))
+        with outage(private):
+            wait_until(lambda: "the ledger is away" in caplog.text, 30)
+        ledger.report([LogLine(job_id=job.id, attempt=1, at=ledger.now(), level="INFO", source="b", text="hello")])
+        ledger.apply(lifecycle.succeed(job.id, attempt=1))
+        follower.join(30)
+        assert [getattr(event, "event", "line") for event in heard] == ["enqueue", "claim", "line", "succeed"]
 
 
 def test_what_was_acknowledged_is_there_after_the_server_was_killed(private):

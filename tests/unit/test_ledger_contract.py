@@ -91,9 +91,8 @@ def test_a_job_comes_back_as_it_was_submitted(ledger):
     )  # fmt: skip
     ledger.insert([wanted], grace_s=GRACE_S)
     job = ledger.get(wanted.id)
-    assert {name: value for name, value in asdict(wanted).items() if name not in ("at", "delay_s")}.items() <= (
-        asdict(job).items()
-    )
+    kept = asdict(job)
+    assert {name: value for name, value in asdict(wanted).items() if name in kept}.items() <= kept.items()
 
 
 def test_the_answer_to_a_submit_is_the_row(ledger, clock):
@@ -578,6 +577,41 @@ def test_states_without_jobs_are_not_counted(ledger):
     assert ledger.counts() == {}
 
 
+def test_all_jobs_are_tallied_by_queue_name_and_shown_state(ledger, clock):
+    one_of_each(ledger, clock)
+    add(ledger, queue="etl"), add(ledger, queue="etl", name="u"), add(ledger, queue="etl", name="u")
+    tallied = {(t.queue, t.name, t.state): t.count for t in ledger.tally()}
+    usual = {("default", "t", state): 1 for state in lifecycle.SHOWN_STATES}
+    assert tallied == usual | {("etl", "t", "queued"): 1, ("etl", "u", "queued"): 2}
+
+
+def test_a_tally_tells_since_when_the_first_waits_or_runs(ledger, clock):
+    add(ledger, queue="wait"), start(ledger, queue="run"), add(ledger, queue="later", delay_s=90)
+    add(ledger, queue="later", delay_s=60), finish(ledger, queue="done")
+    first = clock.at()
+    clock.now += 5
+    add(ledger, queue="wait"), start(ledger, queue="run")
+    told = {t.queue: t.first_at for t in ledger.tally()}
+    assert told == {"wait": first, "run": first, "later": clock.at(55), "done": None}
+
+
+def test_a_tally_counts_more_jobs_than_one_page_holds(ledger):
+    ledger.insert([intent() for _ in range(2_345)], grace_s=GRACE_S)
+    assert [t.count for t in ledger.tally()] == [2_345]
+
+
+def test_an_empty_ledger_has_nothing_to_tally(ledger):
+    assert (ledger.tally(), ledger.upcoming(5)) == ([], [])
+
+
+def test_what_comes_next_is_listed_in_the_order_of_its_time(ledger, clock):
+    made = one_of_each(ledger, clock)  # its retry is due in 10 s, and so is what it scheduled
+    later, sooner = add(ledger, delay_s=90, queue="etl"), add(ledger, delay_s=1, queue="etl")
+    both = sorted((made["scheduled"].id, made["retrying"].id))
+    assert ids(ledger.upcoming(10)) == [sooner.id, *both, later.id]
+    assert ids(ledger.upcoming(1)) == [sooner.id]
+
+
 def test_a_word_that_is_no_state_is_refused(ledger):
     with pytest.raises(ValueError, match="Did you mean 'failed'"):
         ledger.find(JobQuery(states=("faild",)))
@@ -610,6 +644,16 @@ def test_jobs_are_listed_by_a_tag(ledger):
 def test_jobs_are_listed_by_the_beginning_of_their_id(ledger):
     add(ledger, id="abc-1"), add(ledger, id="abd-1"), add(ledger, id="abc_2")
     assert ids(ledger.find(JobQuery(id_prefix="abc"))) == ["abc_2", "abc-1"]
+
+
+def test_jobs_are_listed_by_many_ids_at_once(ledger):
+    made = [add(ledger).id for _ in range(5)]
+    finish(ledger, id="over")
+    wanted = (made[3], made[1], "over", "nobody", 'no"body')
+    assert ids(ledger.find(JobQuery(ids=wanted))) == ["over", made[3], made[1]]
+    assert ids(ledger.find(JobQuery(ids=wanted, states=("succeeded", "failed")))) == ["over"]
+    assert ids(ledger.find(JobQuery(ids=wanted, before=made[2], queue="default"))) == [made[1]]
+    assert ledger.find(JobQuery(ids=())) == []
 
 
 def test_jobs_are_listed_since_an_instant(ledger, clock):

@@ -29,6 +29,10 @@ ALLOWED = {
     Event.CANCEL: {("queued", "cancelled")},
     Event.REQUEST_CANCEL: {("running", "running")},
     Event.STOP: {("running", "cancelled")},
+    Event.HOLD: {("queued", "queued")},
+    Event.ADMIT: {("queued", "queued")},
+    Event.WAKE: {("queued", "queued")},
+    Event.EXPIRE: {("queued", "failed")},
     Event.PURGE: set(),
     Event.ENQUEUE: set(),
 }
@@ -52,6 +56,10 @@ def made(row: Job) -> list[lifecycle.Transition]:
         lifecycle.cancel("j"),
         lifecycle.request_cancel("j"),
         lifecycle.stop("j", attempt=1),
+        lifecycle.hold("j", why="paused"),
+        lifecycle.admit("j", why="paused"),
+        lifecycle.wake("j"),
+        lifecycle.expire("j", error=ERROR),
     ]
 
 
@@ -95,6 +103,7 @@ def test_a_guard_that_compares_always_has_its_value(row):
         guards = TRANSITIONS[transition.event].guards
         assert (transition.attempt is not None) == (Guard.FENCE in guards)
         assert (transition.publishes is not None) == (Guard.SEEN in guards)
+        assert transition.held is not None or Guard.HELD not in guards
 
 
 @given(jobs)
@@ -112,7 +121,7 @@ def test_a_rescue_fails_the_job_exactly_when_its_crash_budget_is_spent(row):
 @given(jobs)
 def test_what_goes_back_to_the_queue_is_cancelled_instead_if_that_was_asked(row):
     for transition in made(row):
-        if transition.to is State.QUEUED and transition.event is not Event.PUBLISH:
+        if transition.to is State.QUEUED and State.QUEUED not in TRANSITIONS[transition.event].start:
             assert transition.to_if_cancelled is State.CANCELLED
 
 

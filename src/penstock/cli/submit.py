@@ -43,6 +43,11 @@ def enqueue(
     delay: Annotated[str | None, _option("--delay", "--in", hyphen=True)] = None,
     at: Annotated[str | None, _option("--at")] = None,
     key: Annotated[str | None, _option("--key")] = None,
+    unique: Annotated[str | None, _option("--unique")] = None,
+    unique_for: Annotated[str | None, _option("--unique-for")] = None,
+    on_conflict: Annotated[str | None, _option("--on-conflict")] = None,
+    expires: Annotated[str | None, _option("--expires")] = None,
+    limit: Annotated[tuple[str, ...], _option("--limit")] = (),
     max_attempts: Annotated[int | None, _option("--max-attempts")] = None,
     max_crashes: Annotated[int | None, _option("--max-crashes")] = None,
     timeout: Annotated[str | None, _option("--timeout")] = None,
@@ -75,6 +80,11 @@ def enqueue(
         delay: Not before so long, such as 10m.
         at: Not before this time: ISO 8601 with its zone.
         key: While a job with this key is not final, another is not made.
+        unique: While a job with the same values of these arguments is not final, another is not made; "all" for all.
+        unique_for: With --unique: for so long after it was made, such as 1h, also when it has succeeded.
+        on_conflict: Where another job stands in its way: keep it (default), replace it, or raise.
+        expires: It fails if it has not begun so long after it was due, such as 1h, or by an ISO 8601 time.
+        limit: KEY=N: at most N jobs that name this key run at once, over all workers; may be repeated.
         max_attempts: How many tries; the first counts.
         max_crashes: How often it may lose its process.
         timeout: How long a try may take, such as 5m; or none.
@@ -95,6 +105,8 @@ def enqueue(
         pipeline=pipeline, task=task,
         options={
             "queue": queue, "priority": priority, "delay": delay, "at": at, "key": key, "max_attempts": max_attempts,
+            "unique": _unique(unique, unique_for), "on_conflict": on_conflict, "expires": expires,
+            "limits": _limits(limit),
             "max_crashes": max_crashes, "timeout": timeout, "backoff": backoff, "isolation": isolation,
             "max_memory": max_memory, "max_cpu": max_cpu, "max_open_files": max_open_files, "tags": tag or None,
         },
@@ -251,6 +263,29 @@ def print_submitted(session: Session, queue: JobQueue, handle: JobHandle) -> Non
         session.console.print(line)
     if handle.outcome == "kept":
         session.say(f"a job with this key is there already and stays: {handle.id}")
+    elif handle.outcome == "replaced":
+        session.say("it takes the place of the job that had this key")
+    elif handle.outcome == "blocked":
+        session.say(f"it waits: {handle.job.held}")
+
+
+def _unique(by: str | None, period: str | None) -> dict[str, Any] | None:
+    if by is None:
+        if period is not None:
+            raise UsageError("--unique-for needs --unique: of which arguments?")
+        return None
+    names = () if by == "all" else tuple(name.strip() for name in by.split(","))
+    return {"by": names} if period is None else {"by": names, "period": period}
+
+
+def _limits(limits: tuple[str, ...]) -> dict[str, int] | None:
+    found: dict[str, int] = {}
+    for limit in limits:
+        key, _, most = limit.rpartition("=")
+        if not key or not most.isdigit():
+            raise UsageError(f"--limit takes KEY=N, such as db:warehouse=3, not {limit!r}")
+        found[key] = int(most)
+    return found or None
 
 
 def _due(handle: JobHandle, now: Any) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import msgspec
 
 from penstock.core.capabilities import Capabilities
+from penstock.core.overview import Overview
 from penstock.core.records import Records
 
 if TYPE_CHECKING:
@@ -209,7 +210,7 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
     """Who has waited so long waits no more, whatever the engine holds."""
 
 
-class Ledger(ABC):
+class Ledger(Overview):
     """The truth: jobs, history, logs, workers. Safe from any thread; every instant comes from its own clock.
 
     All verbs raise `LedgerUnavailableError` when the store cannot be reached or opened and `LedgerError` for
@@ -232,7 +233,7 @@ class Ledger(ABC):
     def now(self) -> datetime:
         """Return the ledger's own time, aware UTC."""
 
-    def check_version(self) -> None:  # noqa: B027 - a store that one process owns has one version
+    def check_version(self) -> None:
         """Look whether this code may still work here. Raises `NewerLedgerError` once it must not; writes nothing."""
 
     @abstractmethod
@@ -257,7 +258,11 @@ class Ledger(ABC):
         ``max_queued`` says of queues how many jobs may be `queued` there (those for later and those to be tried
         again included) once these are; it is checked in the same transaction, so that it holds whoever else enqueues.
 
+        A `unique_key` and `on_conflict` are heeded in the same transaction. A job that has to give way is cancelled, or
+        asked to stop while it runs, and loses its key; the new one is answered as REPLACED.
+
         Raises:
+            DuplicateJobError: a job with that key is there, and ``on_conflict`` says to raise; none was written.
             QueueFullError: it would not hold; none of these was written.
             UnsupportedError: this ledger cannot join that connection's transaction; nothing was written.
         """
@@ -303,6 +308,10 @@ class Ledger(ABC):
     @abstractmethod
     def expired(self, limit: int) -> list[Job]:
         """List running jobs whose lease is over."""
+
+    @abstractmethod
+    def expirable(self, limit: int) -> list[Job]:
+        """List queued jobs that never began and may no longer."""
 
     @abstractmethod
     def cancel_requests(self, owner: str) -> list[tuple[str, int]]:

@@ -112,6 +112,8 @@ class HistoryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     keep_succeeded: str | float = "7d"
     keep_failed: str | float = "30d"
     """Also for cancelled jobs."""
+    keep_audit: str | float = "90d"
+    """How long it stays known who did what by hand; see `audit`. At most 10,000 entries are kept."""
 
 
 class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

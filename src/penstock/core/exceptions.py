@@ -12,6 +12,7 @@
     │   ├── ArgumentsError              also TypeError; names the parameter
     │   ├── PayloadError                too large, too deep, or not plain data
     │   └── InvalidScheduleError        an option of a schedule is wrong
+    ├── DuplicateJobError               a job with that key is there (on_conflict="raise"); nothing was written
     ├── QueueFullError                  too many jobs wait in the queue; nothing was written, try again later
     ├── UnsupportedError                the backend cannot do that; raised before anything was written
     ├── BackendError                    engine or broker trouble; the original is in __cause__
@@ -22,6 +23,7 @@
     ├── JobNotFoundError                also LookupError
     ├── ScheduleNotFoundError           also LookupError; says what there is
     ├── ScheduleDeclaredError           a file declares the schedule: it is changed there
+    ├── RuleNotFoundError               also LookupError; there is no such strike or pause
     ├── TransitionRefusedError          the job was not in a state that allows this
     │   └── StaleAttemptError           another attempt owns the job by now
     ├── ResultError                     a stored result cannot be had (never made, dropped, damaged)
@@ -128,6 +130,18 @@ class QueueFullError(PenstockError):
         self.limit = limit
 
 
+class DuplicateJobError(PenstockError):
+    """Another job stands in the way of one that was to be the only one of its key; nothing was written."""
+
+    def __init__(self, key: str, job_id: str, state: str) -> None:
+        super().__init__(
+            f"job {job_id} ({state}) has the key {key!r} already; wait for it, or enqueue with on_conflict='keep' or "
+            "'replace'"
+        )
+        self.key = key
+        self.job_id = job_id
+
+
 class UnsupportedError(PenstockError):
     """The backend lacks a capability. Raised before anything was written."""
 
@@ -182,6 +196,14 @@ class JobNotFoundError(PenstockError, LookupError):
     def __init__(self, job_id: str) -> None:
         super().__init__(f"no job {job_id!r} in this ledger")
         self.job_id = job_id
+
+
+class RuleNotFoundError(PenstockError, LookupError):
+    """There is no such strike or pause to take back; the message says which there are."""
+
+    def __init__(self, wanted: str, known: Iterable[str]) -> None:
+        listed = "; ".join(sorted(known)) or "none"
+        super().__init__(f"{wanted} is not there to be taken back; there are: {listed}")
 
 
 class TransitionRefusedError(PenstockError):

@@ -67,6 +67,10 @@ class Event(StrEnum):
     REQUEST_CANCEL = "request_cancel"  # T10
     STOP = "stop"  # T11
     PURGE = "purge"  # T12
+    HOLD = "hold"  # T13
+    ADMIT = "admit"  # T14
+    WAKE = "wake"  # T15
+    EXPIRE = "expire"  # T16
 
 
 class Guard(StrEnum):
@@ -79,6 +83,9 @@ class Guard(StrEnum):
     CANCEL_ASKED = "cancel_asked"
     SEEN = "seen"  # nobody published since the writer looked
     OLD = "old"  # finished longer ago than the retention
+    HELD = "held"  # it is held for the very reason that the writer has seen
+    FRESH = "fresh"  # it began before, or may still begin
+    STALE = "stale"  # it never began, and may no longer
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -94,7 +101,7 @@ class Rule(msgspec.Struct, frozen=True):
 _Q, _R, _S, _F, _C = State
 TRANSITIONS: dict[Event, Rule] = {
     Event.ENQUEUE: Rule("T1", (), (_Q,), (), "client"),
-    Event.CLAIM: Rule("T2", (_Q,), (_R,), (Guard.DUE, Guard.ADMITTED), "worker with a message"),
+    Event.CLAIM: Rule("T2", (_Q,), (_R,), (Guard.DUE, Guard.ADMITTED, Guard.FRESH), "worker with a message"),
     Event.BEAT: Rule("T3", (_R,), (_R,), (Guard.FENCE,), "owner"),
     Event.SUCCEED: Rule("T4", (_R,), (_S,), (Guard.FENCE,), "owner"),
     Event.RETRY: Rule("T5", (_R,), (_Q, _C), (Guard.FENCE,), "owner"),
@@ -107,6 +114,10 @@ TRANSITIONS: dict[Event, Rule] = {
     Event.REQUEST_CANCEL: Rule("T10", (_R,), (_R,), (), "anyone allowed"),
     Event.STOP: Rule("T11", (_R,), (_C,), (Guard.FENCE, Guard.CANCEL_ASKED), "owner"),
     Event.PURGE: Rule("T12", (_S, _F, _C), (), (Guard.OLD,), "purge"),
+    Event.HOLD: Rule("T13", (_Q,), (_Q,), (Guard.ADMITTED,), "anyone allowed"),
+    Event.ADMIT: Rule("T14", (_Q,), (_Q,), (Guard.HELD,), "anyone allowed"),
+    Event.WAKE: Rule("T15", (_Q,), (_Q,), (Guard.ADMITTED,), "anyone allowed"),
+    Event.EXPIRE: Rule("T16", (_Q,), (_F,), (Guard.STALE,), "any sweeper"),
 }
 
 
@@ -241,19 +252,39 @@ def publish(job: Job, *, grace_s: float, max_grace_s: float) -> Transition:
     )
 
 
-def cancel(job_id: str) -> Transition:
-    """T9: a queued job is cancelled at once; its message will be refused."""
-    return Transition(event=Event.CANCEL, job_id=job_id, to=State.CANCELLED)
+def cancel(job_id: str, *, reason: str | None = None) -> Transition:
+    """T9: a queued job is cancelled at once; its message will be refused. ``reason`` is for its history."""
+    return Transition(event=Event.CANCEL, job_id=job_id, to=State.CANCELLED, reason=reason)
 
 
-def request_cancel(job_id: str) -> Transition:
+def request_cancel(job_id: str, *, reason: str | None = None) -> Transition:
     """T10: ask the owner of a running job to stop it."""
-    return Transition(event=Event.REQUEST_CANCEL, job_id=job_id, to=State.RUNNING)
+    return Transition(event=Event.REQUEST_CANCEL, job_id=job_id, to=State.RUNNING, reason=reason)
 
 
 def stop(job_id: str, *, attempt: int) -> Transition:
     """T11: the owner has stopped the body because a cancel was asked for."""
     return Transition(event=Event.STOP, job_id=job_id, to=State.CANCELLED, attempt=attempt)
+
+
+def hold(job_id: str, *, why: str) -> Transition:
+    """T13: a queued job is not admitted until somebody lets it go on; its message will be refused."""
+    return Transition(event=Event.HOLD, job_id=job_id, to=State.QUEUED, held=why)
+
+
+def admit(job_id: str, *, why: str) -> Transition:
+    """T14: a job that is held for this reason may go on; it is published when it is due."""
+    return Transition(event=Event.ADMIT, job_id=job_id, to=State.QUEUED, held=why)
+
+
+def wake(job_id: str) -> Transition:
+    """T15: a queued job is due now, whatever it waited for; it is published by the next sweep."""
+    return Transition(event=Event.WAKE, job_id=job_id, to=State.QUEUED)
+
+
+def expire(job_id: str, *, error: ErrorInfo) -> Transition:
+    """T16: a job that did not begin in time has failed."""
+    return Transition(event=Event.EXPIRE, job_id=job_id, to=State.FAILED, reason=Reason.EXPIRED, error=error)
 
 
 def shown_state(job: Job, now: datetime) -> str:

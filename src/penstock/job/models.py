@@ -128,6 +128,8 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
     backoff: RetryPolicy = RetryPolicy()
     key: str | None = None
     tick_key: str | None = None
+    unique_key: str | None = None
+    """What a `UniquePolicy` made of the job's input; the rule itself travels with the `Intent`."""
     parent_id: str | None = None
     tags: tuple[str, ...] = ()
     metadata: dict[str, str] = {}
@@ -163,11 +165,31 @@ def secrets_of(job: Intent | Job) -> frozenset[str]:
         return frozenset()
 
 
+OnConflict = Literal["keep", "replace", "raise"]
+LIVE: tuple[str, ...] = ("queued", "running")
+
+
 class Intent(_Asked, frozen=True, kw_only=True):
     """A job that is not yet in the ledger. ``at`` and ``delay_s`` are alternatives; both absent means now."""
 
     at: datetime | None = None
     delay_s: float = 0.0
+    held: str | None = None
+    """Why it is not admitted from the start."""
+    expires_at: datetime | None = None
+    expires_s: float | None = None
+    """The same, counted from when it is due."""
+    unique_states: tuple[str, ...] = LIVE
+    """In which stored states another job with its `unique_key` stands in its way."""
+    unique_period_s: float | None = None
+    """How long after it was made such a job does; None: for ever."""
+    on_conflict: OnConflict = "keep"
+    """What happens to the job that stands in its way by `key` or `unique_key`."""
+
+    @property
+    def careful(self) -> bool:
+        """Whether more has to be looked at than what a row may not share with another one."""
+        return self.unique_key is not None or (self.key is not None and self.on_conflict != "keep")
 
 
 class Job(_Asked, frozen=True, kw_only=True):
@@ -186,6 +208,8 @@ class Job(_Asked, frozen=True, kw_only=True):
     cancel_requested_at: datetime | None = None
     held: str | None = None
     """Why the job is not admitted; None when it is."""
+    expires_at: datetime | None = None
+    """A job that has not begun by then has failed."""
     note: str | None = None
     """Why the job waits although it is admitted, for people."""
     published_at: datetime | None = None
@@ -215,6 +239,15 @@ class Outcome(StrEnum):
     CREATED = "created"
     KEPT = "kept"
     """A live job with the same key (or the same id, or tick) was there and stays."""
+    REPLACED = "replaced"
+    """One that was there has given way to it: cancelled, or asked to stop."""
+    BLOCKED = "blocked"
+    """It is recorded, but held back: its task is struck, or paused, or its queue is."""
+
+    @property
+    def made(self) -> bool:
+        """Whether there is a new job."""
+        return self is not Outcome.KEPT
 
 
 class Submission(msgspec.Struct, frozen=True):
@@ -350,10 +383,16 @@ class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
     queue: str | None = None
     kind: str | None = None
+    ids: tuple[str, ...] | None = None
+    """Only these; say a `limit` that is as large."""
     id_prefix: str | None = None
     key: str | None = None
     parent_id: str | None = None
     tag: str | None = None
+    metadata: dict[str, str] = {}
+    """Entries that its metadata must have."""
+    held: str | None = None
+    """Why it is held, as it stands in the row."""
     since: datetime | None = None
     before: str | None = None
     limit: int = 50

@@ -52,6 +52,7 @@ class Template(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_attempts: int = 1
     max_crashes: int = 3
     backoff: RetryPolicy = RetryPolicy()
+    expires_s: float | None = None
     tags: tuple[str, ...] = ()
     metadata: dict[str, str] = {}
 

@@ -16,7 +16,7 @@ def glob(name: str) -> re.Pattern[str]:
 
 
 def fits(job: Job, query: JobQuery, name: re.Pattern[str] | None, now: datetime) -> bool:
-    """Whether a row is one of those that a query asks for; ``name`` is its `glob`. Its limit is for the caller."""
+    """Whether a row is one that a query asks for; ``name`` is its `glob`. Its ids and its limit are for the caller."""
     return (
         (not query.states or shown_state(job, now) in query.states)
         and (name is None or name.fullmatch(job.name) is not None)
@@ -26,6 +26,8 @@ def fits(job: Job, query: JobQuery, name: re.Pattern[str] | None, now: datetime)
         and (query.key is None or job.key == query.key)
         and (query.parent_id is None or job.parent_id == query.parent_id)
         and (query.tag is None or query.tag in job.tags)
+        and query.metadata.items() <= job.metadata.items()
+        and (query.held is None or job.held == query.held)
         and (query.since is None or job.created_at >= query.since)
         and (query.before is None or job.id < query.before)
     )

@@ -7,14 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from functools import partial
 
 import msgspec
 
 from penstock.core.base import Applied, Ledger, Patience
 from penstock.core.exceptions import JobNotFoundError, LedgerError, QueueFullError
 from penstock.core.records import Records
-from penstock.job.lifecycle import TRANSITIONS, Event, Guard, State, Transition, shown_state
+from penstock.job.lifecycle import TRANSITIONS, Event, State, Transition, shown_state
 from penstock.job.models import (
     HistoryEntry,
     Intent,
@@ -23,37 +23,13 @@ from penstock.job.models import (
     LogLine,
     NodeRun,
     Outcome,
-    Progress,
     Report,
     Submission,
     WorkerInfo,
 )
-from penstock.ledger import matching, rows
+from penstock.ledger import conflicts, matching, rows
 from penstock.ledger.memory_records import MemoryRecords
-
-_Changes = dict[str, Any]
-
-
-class _Given(NamedTuple):
-    """What guards compare a row with."""
-
-    now: datetime
-    attempt: int | None = None
-    publishes: int | None = None
-    older_than_s: float = 0.0
-
-
-GUARD_HOLDS: Mapping[Guard, Callable[[Job, _Given], bool]] = {
-    Guard.DUE: lambda job, given: job.scheduled_at <= given.now,
-    Guard.ADMITTED: lambda job, given: job.held is None,
-    Guard.FENCE: lambda job, given: job.attempt == given.attempt,
-    Guard.LEASE_OVER: lambda job, given: job.lease_until is not None and job.lease_until < given.now,
-    Guard.CANCEL_ASKED: lambda job, given: job.cancel_requested_at is not None,
-    Guard.SEEN: lambda job, given: job.publishes == given.publishes,
-    Guard.OLD: lambda job, given: (
-        job.finished_at is not None and job.finished_at < given.now - timedelta(seconds=given.older_than_s)
-    ),
-}
+from penstock.ledger.memory_steps import Given, changes_of, entry_of, may_start, note_node, progress_of
 
 
 class _Store:
@@ -64,6 +40,7 @@ class _Store:
         self.by_state: dict[State, dict[str, None]] = {state: {} for state in State}
         self.by_key: dict[str, str] = {}
         self.by_tick: dict[str, str] = {}
+        self.by_unique: dict[str, dict[str, None]] = {}
         self.history: dict[str, list[HistoryEntry]] = {}
         self.logs: dict[str, list[LogLine]] = {}
         self.nodes: dict[str, dict[int, dict[str, NodeRun]]] = {}
@@ -71,13 +48,16 @@ class _Store:
 
     def put(self, job: Job) -> None:
         before = self.jobs.get(job.id)
-        if before is None:
-            if job.key is not None:
-                self.by_key[job.key] = job.id
-            if job.tick_key is not None:
-                self.by_tick[job.tick_key] = job.id
-        else:
+        if before is not None:
             self.by_state[before.state].pop(job.id, None)
+        elif job.tick_key is not None:
+            self.by_tick[job.tick_key] = job.id
+        if job.key is not None and not job.state.final:
+            self.by_key[job.key] = job.id
+        if before is not None and before.unique_key is not None:
+            self.by_unique[before.unique_key].pop(job.id, None)
+        if job.unique_key is not None:
+            self.by_unique.setdefault(job.unique_key, {})[job.id] = None
         self.by_state[job.state][job.id] = None
         self.jobs[job.id] = job
 
@@ -85,13 +65,15 @@ class _Store:
         for held_by, key in ((self.by_key, job.key), (self.by_tick, job.tick_key)):
             if key is not None and held_by.get(key) == job.id:
                 del held_by[key]
+        if job.unique_key is not None:
+            self.by_unique[job.unique_key].pop(job.id, None)
         del self.by_state[job.state][job.id], self.jobs[job.id]
         for belongings in (self.history, self.logs, self.nodes):
             belongings.pop(job.id, None)
 
     def live_with_key(self, key: str) -> str | None:
-        holder = self.by_key.get(key)
-        return None if holder is None or self.jobs[holder].state.final else holder
+        holder = self.jobs.get(self.by_key.get(key, ""))
+        return None if holder is None or holder.key != key or holder.state.final else holder.id
 
     def of(self, state: State) -> list[Job]:
         return [self.jobs[job_id] for job_id in self.by_state[state]]
@@ -103,6 +85,16 @@ UNIQUE: dict[str, Callable[[_Store, Intent], str | None]] = {
     "key": lambda store, intent: None if intent.key is None else store.live_with_key(intent.key),
 }
 """The guards of T1: each names the job that stands in an intent's way."""
+
+
+def _holder(store: _Store, intent: Intent, *, now: float) -> Job | None:
+    """Find the job that stands in an intent's way by a key."""
+    for job_id in sorted(store.by_unique.get(intent.unique_key or "", ()), reverse=True):
+        job, period_s = store.jobs[job_id], intent.unique_period_s
+        if job.state in intent.unique_states and (period_s is None or job.created_at.timestamp() > now - period_s):
+            return job
+    holder = None if intent.key is None else store.live_with_key(intent.key)
+    return None if holder is None else store.jobs[holder]
 
 
 class MemoryLedger(Ledger):
@@ -146,24 +138,51 @@ class MemoryLedger(Ledger):
         with self._lock:
             store, now = self._store(), self._clock()
             # All rows are built before the first is kept: one that cannot be built leaves none behind.
-            wanted = [(intent, rows.queued(intent, now=now, grace_s=grace_s)) for intent in intents]
-            answers = [self._insert(store, intent, job) for intent, job in wanted]
-            created = rows.created_in(answers, max_queued)
-            for queue, limit in (max_queued or {}).items():
-                if created[queue] and sum(job.queue == queue for job in store.of(State.QUEUED)) > limit:
-                    for answer in answers:
-                        if answer.outcome is Outcome.CREATED:
-                            store.delete(answer.job)
-                    raise QueueFullError(queue, limit, created[queue])
+            wanted = {id(intent): rows.queued(intent, now=now, grace_s=grace_s) for intent in intents}
+            undo: list[Callable[[], None]] = []
+
+            def step(transition: Transition) -> bool:
+                return self._undoable(store, transition, undo)
+
+            def give_way(job: Job) -> None:
+                store.put(msgspec.structs.replace(store.jobs[job.id], key=None, unique_key=None))
+
+            def insert(intent: Intent) -> Submission:
+                return self._insert(store, intent, wanted[id(intent)], undo)
+
+            tools = conflicts.Tools(partial(_holder, store, now=now), step, give_way, insert)
+            try:
+                answers = [conflicts.insert(i, tools) if i.careful else tools.insert(i) for i in intents]
+                created = rows.created_in(answers, max_queued)
+                for queue, limit in (max_queued or {}).items():
+                    if created[queue] and sum(job.queue == queue for job in store.of(State.QUEUED)) > limit:
+                        raise QueueFullError(queue, limit, created[queue])
+            except Exception:
+                for step_back in reversed(undo):
+                    step_back()
+                raise
             return answers
 
+    def _undoable(self, store: _Store, transition: Transition, undo: list[Callable[[], None]]) -> bool:
+        before = store.jobs.get(transition.job_id)
+        told = list(store.history.get(transition.job_id, ()))
+
+        def step_back() -> None:
+            if before is not None:
+                store.put(before)
+                store.history[before.id] = told
+
+        undo.append(step_back)
+        return self.apply(transition) is not None
+
     @staticmethod
-    def _insert(store: _Store, intent: Intent, job: Job) -> Submission:
+    def _insert(store: _Store, intent: Intent, job: Job, undo: list[Callable[[], None]]) -> Submission:
         for holder_of in UNIQUE.values():
             holder = holder_of(store, intent)
             if holder is not None:
                 return Submission(store.jobs[holder], Outcome.KEPT)
         store.put(job)
+        undo.append(lambda: store.delete(job))
         return Submission(job, Outcome.CREATED)
 
     def apply(self, transition: Transition) -> Applied | None:
@@ -172,16 +191,16 @@ class MemoryLedger(Ledger):
             store, seconds = self._store(), self._clock()
             now = rows.instant(seconds)
             job = store.jobs.get(transition.job_id)
-            given = _Given(now, transition.attempt, transition.publishes)
-            if job is None or not _may_start(transition.event, job, given):
+            given = Given(now, transition.attempt, transition.publishes, held=transition.held)
+            if job is None or not may_start(transition.event, job, given):
                 return None
             to = transition.to
             if transition.to_if_cancelled is not None and job.cancel_requested_at is not None:
                 to = transition.to_if_cancelled
-            after = msgspec.structs.replace(job, **_changes(job, transition, to, seconds))
+            after = msgspec.structs.replace(job, **changes_of(job, transition, to, seconds))
             store.put(after)
             if transition.event not in rows.UNTOLD:
-                store.history.setdefault(job.id, []).append(_entry(job, after, transition, now))
+                store.history.setdefault(job.id, []).append(entry_of(job, after, transition, now))
             whole = transition.event in rows.ANSWERED_WHOLE
             return Applied(after.state, after.cancel_requested_at is not None, after if whole else None)
 
@@ -196,8 +215,8 @@ class MemoryLedger(Ledger):
             return []
         with self._lock:
             store = self._store()
-            given = _Given(self.now(), older_than_s=older_than_s)
-            old = [job for job in store.of(state) if _may_start(Event.PURGE, job, given)]
+            given = Given(self.now(), older_than_s=older_than_s)
+            old = [job for job in store.of(state) if may_start(Event.PURGE, job, given)]
             old.sort(key=lambda job: job.finished_at or given.now)
             for job in old[:limit]:
                 store.delete(job)
@@ -219,7 +238,9 @@ class MemoryLedger(Ledger):
         with self._lock:
             store, now = self._store(), self.now()
             ids = (
-                store.jobs
+                store.jobs.keys() & query.ids
+                if query.ids is not None
+                else store.jobs
                 if not query.states
                 else [at for state in matching.stored(query.states) for at in store.by_state[state]]
             )
@@ -282,6 +303,13 @@ class MemoryLedger(Ledger):
             ]
             return [job for _, job in sorted(over, key=lambda pair: pair[0])[:limit]]
 
+    def expirable(self, limit: int) -> list[Job]:
+        """See `Ledger.expirable`."""
+        with self._lock:
+            given = Given(self.now())
+            stale = [job for job in self._store().of(State.QUEUED) if may_start(Event.EXPIRE, job, given)]
+            return stale[:limit]
+
     def cancel_requests(self, owner: str) -> list[tuple[str, int]]:
         """See `Ledger.cancel_requests`."""
         with self._lock:
@@ -305,9 +333,9 @@ class MemoryLedger(Ledger):
                     store.logs.setdefault(job.id, []).append(self._line(report))
                 elif isinstance(report, NodeRun):
                     nodes = store.nodes.setdefault(job.id, {}).setdefault(report.attempt, {})
-                    _note_node(nodes, report)
+                    note_node(nodes, report)
                 elif job.attempt == report.attempt:
-                    store.put(msgspec.structs.replace(job, **_progress(report)))
+                    store.put(msgspec.structs.replace(job, **progress_of(report)))
 
     def _line(self, line: LogLine) -> LogLine:
         return msgspec.structs.replace(
@@ -366,82 +394,3 @@ class MemoryLedger(Ledger):
     def close(self) -> None:
         """See `Ledger.close`."""
         self._closed = True
-
-
-def _may_start(event: Event, job: Job, given: _Given) -> bool:
-    rule = TRANSITIONS[event]
-    return job.state in rule.start and all(GUARD_HOLDS[guard](job, given) for guard in rule.guards)
-
-
-def _changes(job: Job, transition: Transition, to: State, seconds: float) -> _Changes:
-    """Say what a transition does to its row: ``ledger/sql.py`` holds the same in SQL."""
-    event, now = transition.event, rows.instant(seconds)
-    due_at = rows.instant(rows.later(seconds, transition.delay_s))
-    changes: _Changes = {"state": to}
-    error = None if transition.error is None else rows.storable_error(transition.error)
-    reason = None if transition.reason is None else str(transition.reason)
-    if event in (Event.CLAIM, Event.BEAT):
-        changes["lease_until"] = rows.instant(rows.later(seconds, transition.lease_s or 0.0))
-    if event is Event.CLAIM:
-        changes |= {
-            "attempt": job.attempt + 1,
-            "owner": transition.owner,
-            "started_at": now,
-            "note": None,
-            "progress": None,
-            "message": None,
-            "nodes_done": None,
-            "nodes_total": None,
-        }
-    elif event is Event.SUCCEED:
-        changes |= {"result": transition.result, "reason": None}
-    elif event in (Event.RETRY, Event.FAIL):
-        changes |= {"errors": job.errors + 1, "error": error, "reason": reason}
-    elif event in (Event.RESCUE, Event.CRASH):
-        changes |= {"crashes": job.crashes + 1, "error": error or job.error, "reason": reason}
-    elif event is Event.PUBLISH:
-        changes |= {"published_at": now, "publishes": job.publishes + 1, "publish_due_at": due_at}
-    elif event is Event.REQUEST_CANCEL:
-        changes["cancel_requested_at"] = job.cancel_requested_at or now
-    if to is State.QUEUED and event is not Event.PUBLISH:
-        changes |= {"scheduled_at": due_at, "publish_due_at": due_at, "published_at": None}
-        if event is Event.RELEASE:
-            changes["note"] = transition.note
-    if to.final:
-        changes["finished_at"] = now
-    if to is State.CANCELLED:
-        changes["reason"] = None
-    return changes
-
-
-def _entry(before: Job, after: Job, transition: Transition, now: datetime) -> HistoryEntry:
-    ran = State.RUNNING in (before.state, after.state)
-    return HistoryEntry(
-        job_id=after.id,
-        at=now,
-        event=transition.event,
-        start=before.state,
-        to=after.state,
-        attempt=after.attempt,
-        worker=after.owner if ran else None,
-        reason=None if transition.reason is None else str(transition.reason),
-        error=None if transition.error is None else rows.storable_error(transition.error),
-    )
-
-
-def _note_node(nodes: dict[str, NodeRun], news: NodeRun) -> None:
-    name = rows.storable(news.name)
-    known = nodes.get(name)
-    started_at = news.started_at or (known.started_at if known is not None else None)
-    error = None if news.error is None else rows.storable(news.error)
-    nodes[name] = msgspec.structs.replace(news, name=name, started_at=started_at, error=error)
-
-
-def _progress(news: Progress) -> _Changes:
-    changes = {
-        "progress": news.progress,
-        "message": None if news.message is None else rows.storable(news.message),
-        "nodes_done": news.nodes_done,
-        "nodes_total": news.nodes_total,
-    }
-    return {name: value for name, value in changes.items() if value is not None}

@@ -8,10 +8,10 @@ from itertools import islice
 from typing import Any, cast
 
 import msgspec
-from psycopg.rows import tuple_row
 
 from penstock.core.base import Applied, Finding, Ledger, Patience
-from penstock.core.exceptions import InvalidJobError, JobNotFoundError, LedgerError, QueueFullError
+from penstock.core.exceptions import JobNotFoundError
+from penstock.core.overview import Tally
 from penstock.core.records import Records
 from penstock.job.lifecycle import TRANSITIONS, Event, State, Transition
 from penstock.job.models import (
@@ -21,18 +21,16 @@ from penstock.job.models import (
     JobQuery,
     LogLine,
     NodeRun,
-    Outcome,
     Report,
     Submission,
     WorkerInfo,
 )
-from penstock.ledger import postgres_sql, rows, sql
+from penstock.ledger import postgres_sql, rows, sql, sql_overview
+from penstock.ledger.postgres_insert import Submit, shown
 from penstock.ledger.postgres_records import PostgresRecords
 from penstock.ledger.postgres_server import Connection, PostgresServer
 
-_INSERT_BATCH = 1000
 _PURGE_BATCH = 500
-_HOLDER_LOOKS = 5
 _WORKER_KEPT_S = 7 * 86_400.0
 _worker = msgspec.json.Decoder(WorkerInfo)
 
@@ -48,6 +46,9 @@ class PostgresLedger(Ledger):
         self._server = PostgresServer(url, namespace=namespace)
         self._sql = postgres_sql.Statements(self._server.schema, told_time=clock is not None)
         self._records = PostgresRecords(self._server, self._sql, clock)
+        self._submit = Submit(
+            self._server, self._sql, values=self._values, step=lambda t: (self._step(t, False), self._given(t))
+        )
 
     def _values(self, **values: Any) -> dict[str, Any]:
         return values if self._clock is None else {**values, "now": self._clock()}
@@ -86,106 +87,7 @@ class PostgresLedger(Ledger):
         Until its transaction ends, whoever enqueues the same key waits for it, and so does whoever enqueues into a
         queue with a limit.
         """
-        if not intents:
-            return []
-        for intent in intents:
-            _check_text(intent)
-        batches = _batches(intents)
-
-        def work(connection: Connection, again: bool, pushed: bool = True) -> list[Submission]:
-            return [
-                submission
-                for batch in batches
-                for submission in self._insert(connection, batch, grace_s=grace_s, pushed=pushed, again=again)
-            ]
-
-        def limited(connection: Connection, again: bool, pushed: bool = True) -> list[Submission]:
-            # One after the other, until each has committed: else two that do not see each other would both fit.
-            limits = max_queued or {}
-            for queue in sorted(limits):
-                lock = {"identity": self._server.identity, "queue": queue}
-                connection.execute(self._sql(postgres_sql.LOCK_QUEUE), lock)
-            if again:
-                ids = {"ids": [intent.id for intent in intents]}
-                if connection.execute(self._sql(postgres_sql.ANY_THERE), ids).fetchone() is not None:
-                    return work(connection, again, pushed)  # the try before was committed, all of it: it did fit
-            answers = work(connection, again, pushed)
-            for queue, number in rows.created_in(answers, limits).items():
-                statement = self._sql(postgres_sql.QUEUED_UP_TO)
-                cursor = connection.cursor(row_factory=tuple_row)
-                counted = cursor.execute(statement, {"queue": queue, "limit": limits[queue] + 1}).fetchone()
-                if counted is not None and counted[0] > limits[queue]:
-                    raise QueueFullError(queue, limits[queue], number)
-            return answers
-
-        def whole(connection: Connection, again: bool) -> list[Submission]:
-            if len(batches) == 1 and not max_queued:
-                return work(connection, again)  # one statement writes
-            with connection.transaction():
-                return limited(connection, again) if max_queued else work(connection, again)
-
-        def joined(theirs: Connection) -> list[Submission]:
-            if not max_queued:
-                return work(theirs, False, pushed=False)
-            # A savepoint: what does not fit is taken back, the caller's own statements stay.
-            theirs.execute("SAVEPOINT penstock")
-            try:
-                answers = limited(theirs, False, pushed=False)
-            except QueueFullError:
-                theirs.execute("ROLLBACK TO SAVEPOINT penstock")
-                raise
-            theirs.execute("RELEASE SAVEPOINT penstock")
-            return answers
-
-        try:
-            if connection is not None:
-                return self._server.join(connection, joined)
-            return self._server.call(whole)
-        except UnicodeEncodeError as error:
-            raise InvalidJobError(f"text that is not valid Unicode cannot be stored: {error}") from error
-
-    def _insert(
-        self, connection: Connection, intents: Sequence[Intent], *, grace_s: float, pushed: bool, again: bool
-    ) -> list[Submission]:
-        cursor = connection.cursor(row_factory=tuple_row)
-        values = self._values(grace_s=grace_s, pushed=pushed, identity=self._server.identity, **_columns(intents))
-        inserted = dict(cursor.execute(self._sql(postgres_sql.INSERT), values).fetchall())
-        answers: list[Submission] = []
-        for intent in intents:
-            created_at = inserted.get(intent.id)
-            if created_at is not None:
-                job = rows.queued(intent, now=created_at, grace_s=grace_s, pushed=pushed)
-                answers.append(Submission(job, Outcome.CREATED))
-                continue
-            held_by = cursor.execute(
-                self._sql(postgres_sql.HOLDER), {"id": intent.id, "tick_key": intent.tick_key, "key": intent.key}
-            ).fetchone()
-            if held_by is not None:
-                job = rows.job_of(held_by)
-                # A try before may have been committed although its answer was lost: then the job is the caller's.
-                mine = again and job.id == intent.id
-                answers.append(Submission(job, Outcome.CREATED if mine else Outcome.KEPT))
-                continue
-            answers.append(self._insert_after_all(connection, intent, grace_s=grace_s, pushed=pushed))
-        return answers
-
-    def _insert_after_all(self, connection: Connection, intent: Intent, *, grace_s: float, pushed: bool) -> Submission:
-        """Insert what was refused for a job that has ended or was purged since; or say that this is not the ledger."""
-        cursor = connection.cursor(row_factory=tuple_row)
-        statement = self._sql("SELECT 1 FROM ledger WHERE identity = :identity")
-        if cursor.execute(statement, {"identity": self._server.identity}).fetchone() is None:
-            raise rows.cannot_join(self._server.url, " That connection is to another database than the ledger's.")
-        for _ in range(_HOLDER_LOOKS):
-            values = self._values(grace_s=grace_s, pushed=pushed, identity=self._server.identity, **_columns([intent]))
-            for _, created_at in cursor.execute(self._sql(postgres_sql.INSERT), values).fetchall():
-                job = rows.queued(intent, now=created_at, grace_s=grace_s, pushed=pushed)
-                return Submission(job, Outcome.CREATED)
-            held_by = cursor.execute(
-                self._sql(postgres_sql.HOLDER), {"id": intent.id, "tick_key": intent.tick_key, "key": intent.key}
-            ).fetchone()
-            if held_by is not None:
-                return Submission(rows.job_of(held_by), Outcome.KEPT)
-        raise LedgerError(f"job {intent.id} was refused, and no job that stands in its way is there")
+        return self._submit(intents, grace_s=grace_s, theirs=connection, max_queued=max_queued)
 
     def apply(self, transition: Transition) -> Applied | None:
         """See `Ledger.apply`."""
@@ -225,7 +127,8 @@ class PostgresLedger(Ledger):
             reason=None if t.reason is None else str(t.reason),
             error=rows.error_text(t.error),
             result=t.result,
-            note=_shown(t.note),
+            note=shown(t.note),
+            held=shown(t.held),
         )
 
     def purge(self, state: State, *, older_than_s: float, limit: int) -> list[str]:
@@ -267,6 +170,14 @@ class PostgresLedger(Ledger):
         """See `Ledger.counts`."""
         return {state: count for state, count in self._rows(sql.COUNTS) if count}
 
+    def tally(self) -> list[Tally]:
+        """See `Overview.tally`."""
+        return sql_overview.tallies_of(self._rows(sql_overview.TALLY))
+
+    def upcoming(self, limit: int) -> list[Job]:
+        """See `Overview.upcoming`."""
+        return self._jobs(sql_overview.UPCOMING, limit=limit)
+
     def backlog(self, queues: Sequence[str] = ()) -> tuple[int, int]:
         """See `Ledger.backlog`."""
         ((due, running),) = self._rows(postgres_sql.BACKLOG, queues=list(queues))
@@ -285,6 +196,10 @@ class PostgresLedger(Ledger):
     def expired(self, limit: int) -> list[Job]:
         """See `Ledger.expired`."""
         return self._jobs(postgres_sql.EXPIRED, limit=limit)
+
+    def expirable(self, limit: int) -> list[Job]:
+        """See `Ledger.expirable`."""
+        return self._jobs(postgres_sql.EXPIRABLE, limit=limit)
 
     def cancel_requests(self, owner: str) -> list[tuple[str, int]]:
         """See `Ledger.cancel_requests`."""
@@ -357,39 +272,6 @@ class PostgresLedger(Ledger):
         self._server.close()
 
 
-def _check_text(intent: Intent) -> None:
-    for text in (intent.key, intent.tick_key, intent.parent_id, intent.name, intent.queue, *intent.tags):
-        if text is not None and "\0" in text:
-            raise InvalidJobError(f"{text!r} holds a NUL, which Postgres cannot store")
-
-
-def _batches(intents: Sequence[Intent]) -> list[list[Intent]]:
-    """Part them so that no batch has an id twice: a batch is answered by id."""
-    batches: list[list[Intent]] = [[]]
-    ids = set[str]()
-    for intent in intents:
-        if len(batches[-1]) >= _INSERT_BATCH or intent.id in ids:
-            batches.append([])
-            ids.clear()
-        batches[-1].append(intent)
-        ids.add(intent.id)
-    return batches
-
-
-def _columns(intents: Sequence[Intent]) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {
-        name: [getattr(intent, name) for intent in intents]
-        for name in rows.ASKED
-        if name not in ("backoff", "tags", "metadata")
-    }
-    columns["backoff"] = [rows.backoff_text(intent.backoff) for intent in intents]
-    columns["tags"] = [rows.json_text(intent.tags) for intent in intents]
-    columns["metadata"] = [rows.json_text(intent.metadata) for intent in intents]
-    columns["at"] = [None if intent.at is None else intent.at.timestamp() for intent in intents]
-    columns["delay_s"] = [float(intent.delay_s) for intent in intents]
-    return columns
-
-
 def _applied(transition: Transition, found: Any) -> Applied | None:
     if found is None:
         return None
@@ -400,26 +282,21 @@ def _applied(transition: Transition, found: Any) -> Applied | None:
     return Applied(State(state), cancel_requested)
 
 
-def _shown(text: str | None) -> str | None:
-    r"""Write a NUL, which Postgres does not take, as ``\x00``."""
-    return None if text is None else rows.storable(text).replace("\0", "\\x00")
-
-
 def _news(written: postgres_sql.Statements, report: Report) -> tuple[bytes, dict[str, Any]]:
     about: dict[str, Any] = {"id": report.job_id, "attempt": report.attempt}
     if isinstance(report, LogLine):
         text = rows.storable(report.text)
         return written(postgres_sql.LOG), about | {
-            "at": report.at.timestamp(), "level": report.level, "source": _shown(report.source), "text": _shown(text),
-            "raw": text.encode() if "\0" in text else None, "node": _shown(report.node),
+            "at": report.at.timestamp(), "level": report.level, "source": shown(report.source), "text": shown(text),
+            "raw": text.encode() if "\0" in text else None, "node": shown(report.node),
         }  # fmt: skip
     if isinstance(report, NodeRun):
         return written(postgres_sql.NODE), about | {
-            "name": _shown(report.name), "state": report.state, "elapsed_s": report.elapsed_s,
+            "name": shown(report.name), "state": report.state, "elapsed_s": report.elapsed_s,
             "started_at": None if report.started_at is None else report.started_at.timestamp(),
-            "error": _shown(report.error),
+            "error": shown(report.error),
         }  # fmt: skip
     return written(postgres_sql.PROGRESS), about | {
-        "progress": report.progress, "message": _shown(report.message), "nodes_done": report.nodes_done,
+        "progress": report.progress, "message": shown(report.message), "nodes_done": report.nodes_done,
         "nodes_total": report.nodes_total,
     }  # fmt: skip

@@ -117,7 +117,17 @@ def _version_2() -> tuple[str, ...]:
     return (_RECORDS, "CREATE INDEX records_due ON records (kind, due_at) WHERE due_at IS NOT NULL")
 
 
-MIGRATIONS = (_version_1, _version_2)
+def _version_3() -> tuple[str, ...]:
+    return (
+        'ALTER TABLE jobs ADD COLUMN unique_key TEXT COLLATE "C"',
+        "ALTER TABLE jobs ADD COLUMN expires_at FLOAT8",
+        "CREATE INDEX jobs_unique ON jobs (unique_key, id) WHERE unique_key IS NOT NULL",
+        """
+CREATE INDEX jobs_expiring ON jobs (expires_at) WHERE expires_at IS NOT NULL AND attempt = 0 AND finished_at IS NULL""",
+    )
+
+
+MIGRATIONS = (_version_1, _version_2, _version_3)
 """Each makes the next version out of the one before; those that have been released never change."""
 
 _TABLES = re.compile(

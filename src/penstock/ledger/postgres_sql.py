@@ -17,6 +17,9 @@ DIALECT = sql.Dialect(
     like="name LIKE :name",
     pattern=lambda name: re.sub(r"([\\%_])", r"\\\1", name).replace("*", "%").replace("?", "_"),
     tagged="tags::jsonb @> to_jsonb(:tag)",
+    among_ids="id = ANY(:ids)",
+    ids_of=list,
+    described="metadata::jsonb @> :entries::jsonb",
 )
 
 _LAST = repr(rows.LAST_INSTANT)
@@ -43,20 +46,24 @@ _ARRAYS = {
     "id": "text", "kind": "text", "name": "text", "spec": "bytea", "queue": "text", "priority": "int",
     "isolation": "text", "timeout_s": "float8", "max_attempts": "int", "max_crashes": "int", "backoff": "text",
     "key": "text", "tick_key": "text", "parent_id": "text", "tags": "text", "metadata": "text",
+    "unique_key": "text", "held": "text",
 }  # fmt: skip
 _COLUMNS = ", ".join(_ARRAYS)
 INSERT = f"""
 WITH given AS (
     SELECT given.*, :now AS now FROM unnest({", ".join(f"%({n})s::{t}[]" for n, t in _ARRAYS.items())},
-        %(at)s::float8[], %(delay_s)s::float8[]) WITH ORDINALITY AS given ({_COLUMNS}, at, delay_s, no)
+        %(at)s::float8[], %(delay_s)s::float8[], %(expires_at)s::float8[], %(expires_s)s::float8[])
+        WITH ORDINALITY AS given ({_COLUMNS}, at, delay_s, expires_at, expires_s, no)
 ), timed AS (
     SELECT given.*, coalesce(at, least(now + delay_s, {_LAST})) AS due FROM given
+), pushed AS (
+    SELECT timed.*, :pushed AND due <= now AND held IS NULL AS sent FROM timed
 )
-INSERT INTO jobs ({_COLUMNS}, state, created_at, scheduled_at, published_at, publishes, publish_due_at)
-SELECT {_COLUMNS}, 'queued', now, greatest(due, now), CASE WHEN :pushed AND due <= now THEN now END,
-    CASE WHEN :pushed AND due <= now THEN 1 ELSE 0 END,
-    CASE WHEN :pushed AND due <= now THEN least(now + :grace_s, {_LAST}) ELSE greatest(due, now) END
-FROM timed WHERE EXISTS (SELECT 1 FROM ledger WHERE identity = :identity) ORDER BY no
+INSERT INTO jobs ({_COLUMNS}, state, created_at, scheduled_at, published_at, publishes, publish_due_at, expires_at)
+SELECT {_COLUMNS}, 'queued', now, greatest(due, now), CASE WHEN sent THEN now END, CASE WHEN sent THEN 1 ELSE 0 END,
+    CASE WHEN sent THEN least(now + :grace_s, {_LAST}) ELSE greatest(due, now) END,
+    CASE WHEN expires_s IS NULL THEN expires_at ELSE least(greatest(due, now) + expires_s, {_LAST}) END
+FROM pushed WHERE EXISTS (SELECT 1 FROM ledger WHERE identity = :identity) ORDER BY no
 ON CONFLICT DO NOTHING RETURNING id, created_at"""
 
 HOLDER = (
@@ -75,6 +82,10 @@ PUBLISHABLE = (
     "ORDER BY publish_due_at LIMIT :limit"
 )
 EXPIRED = f"SELECT {sql.JOB} FROM jobs WHERE {sql.RUNNING} AND lease_until < :now ORDER BY lease_until LIMIT :limit"
+EXPIRABLE = (
+    f"SELECT {sql.JOB} FROM jobs WHERE {sql.QUEUED} AND attempt = 0 AND expires_at IS NOT NULL AND expires_at < :now "
+    "ORDER BY expires_at LIMIT :limit"
+)
 CANCEL_REQUESTS = (
     "SELECT id, attempt FROM jobs WHERE owner = :owner AND state = 'running' AND cancel_requested_at IS NOT NULL "
     "ORDER BY id"
@@ -86,6 +97,7 @@ BACKLOG = (
     f"SELECT (SELECT count(*) FROM jobs WHERE {sql.QUEUED} AND scheduled_at <= :now AND {_AMONG}), "
     f"(SELECT count(*) FROM jobs WHERE {sql.RUNNING} AND {_AMONG})"
 )
+LOCK_KEY = "SELECT pg_advisory_xact_lock(hashtext(:identity), hashtext('key ' || :key))"
 LOCK_QUEUE = "SELECT pg_advisory_xact_lock(hashtext(:identity), hashtext(:queue))"
 ANY_THERE = "SELECT 1 FROM jobs WHERE id = ANY(:ids) LIMIT 1"
 QUEUED_UP_TO = f"SELECT count(*) FROM (SELECT 1 FROM jobs WHERE {sql.QUEUED} AND queue = :queue LIMIT :limit) AS found"

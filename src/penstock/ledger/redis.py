@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from penstock.core.base import Applied, Finding, Ledger, Patience
-from penstock.core.exceptions import InvalidJobError, JobNotFoundError, QueueFullError
+from penstock.core.exceptions import DuplicateJobError, InvalidJobError, JobNotFoundError, QueueFullError
+from penstock.core.overview import Tally
 from penstock.core.records import Records
 from penstock.job.lifecycle import SHOWN_STATES, TRANSITIONS, Event, State, Transition
 from penstock.job.models import (
@@ -28,7 +29,7 @@ from penstock.job.models import (
     Submission,
     WorkerInfo,
 )
-from penstock.ledger import redis_find, redis_lua, redis_reads, redis_rows, rows
+from penstock.ledger import redis_find, redis_lua, redis_overview, redis_reads, redis_rows, rows
 from penstock.ledger.redis_records import RedisRecords
 from penstock.ledger.redis_server import Call, RedisServer
 
@@ -101,7 +102,9 @@ class RedisLedger(Ledger):
         except UnicodeError as error:
             raise InvalidJobError(f"text that is not valid Unicode cannot be stored: {error}") from error
         time = self._time()
-        batches, limits = ([packed], _pack(dict(max_queued))) if max_queued else (_batches(packed), b"")
+        whole = bool(max_queued) or any(intent.on_conflict == "raise" for intent in intents)  # all or none
+        batches = [packed] if whole else _batches(packed)
+        limits = _pack(dict(max_queued)) if max_queued else b""
         calls: list[Call] = [(self._insert, (), (time, repr(grace_s), "1", _array(batch), limits)) for batch in batches]
         tried_before = False
 
@@ -115,11 +118,13 @@ class RedisLedger(Ledger):
             if now == b"full":
                 queue = told[0].decode()
                 raise QueueFullError(queue, (max_queued or {})[queue], told[1])
+            if now == b"taken":
+                raise DuplicateJobError(told[1].decode(), told[2].decode(), told[3].decode())
             for answer in told:
                 intent = intents[len(answers)]
-                if answer == 1:
+                if isinstance(answer, int):
                     job = rows.queued(intent, now=float(now), grace_s=grace_s)
-                    answers.append(Submission(job, Outcome.CREATED))
+                    answers.append(Submission(job, Outcome.CREATED if answer == 1 else Outcome.REPLACED))
                     continue
                 job = redis_rows.job_of(answer)
                 # A try before may have been carried out although its answer was lost: then the job is the caller's.
@@ -156,6 +161,7 @@ class RedisLedger(Ledger):
             _given(rows.error_text(t.error)),
             _given(t.result),
             _given(t.note),
+            _given(t.held),
         )
         return script, (self._row(t.job_id),), arguments
 
@@ -191,6 +197,14 @@ class RedisLedger(Ledger):
         numbers = self._server.run(redis_reads.COUNTS, self._time())
         return {state: number for state, number in zip(SHOWN_STATES, numbers, strict=True) if number}
 
+    def tally(self) -> list[Tally]:
+        """See `Overview.tally`."""
+        return redis_overview.tally(self._server, self._time())
+
+    def upcoming(self, limit: int) -> list[Job]:
+        """See `Overview.upcoming`."""
+        return redis_overview.upcoming(self._server, self._time(), limit)
+
     def backlog(self, queues: Sequence[str] = ()) -> tuple[int, int]:
         """See `Ledger.backlog`."""
         due, running = self._server.run(redis_reads.BACKLOG, self._time(), _pack(list(dict.fromkeys(queues))))
@@ -208,6 +222,10 @@ class RedisLedger(Ledger):
     def expired(self, limit: int) -> list[Job]:
         """See `Ledger.expired`."""
         return [redis_rows.job_of(flat) for flat in self._server.run(redis_reads.EXPIRED, self._time(), limit)]
+
+    def expirable(self, limit: int) -> list[Job]:
+        """See `Ledger.expirable`."""
+        return [redis_rows.job_of(flat) for flat in self._server.run(redis_reads.EXPIRABLE, self._time(), limit)]
 
     def cancel_requests(self, owner: str) -> list[tuple[str, int]]:
         """See `Ledger.cancel_requests`."""

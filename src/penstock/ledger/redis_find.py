@@ -56,6 +56,8 @@ def _sources(
     def walks(*keys: str) -> list[Iterator[bytes]]:
         return [_walk(server, server.prefix + key, query) for key in keys]
 
+    if query.ids is not None:
+        return [_fitting({job_id.encode() for job_id in query.ids}, query)]
     if query.key is not None:
         return walks(f"key:{query.key}")
     if query.parent_id is not None:
@@ -138,7 +140,10 @@ def _by_time(server: RedisServer, ranges: _Ranges, query: JobQuery) -> Iterator[
                 pipe.zrangebyscore(server.prefix + key, low, high)
             return pipe.execute()
 
-    ids = {job_id for page in server.call(work) for job_id in page}
+    return _fitting({job_id for page in server.call(work) for job_id in page}, query)
+
+
+def _fitting(ids: set[bytes], query: JobQuery) -> Iterator[bytes]:
     prefix = (query.id_prefix or "").encode()
     before = None if query.before is None else query.before.encode()
     fitting = (i for i in ids if i.startswith(prefix) and (before is None or i < before))

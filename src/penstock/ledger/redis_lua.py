@@ -9,7 +9,8 @@ tag, so they lie together on a cluster's node too. Below the prefix ``{namespace
 - ``queue:QUEUE:wait``, ``:retry``, ``:blocked`` hold what is queued by the time it is due, ``:lease`` and
   ``:cancelling`` what runs by the end of its lease; ``due`` what is to be published, by when;
   ``finished:STATE`` and ``created`` are by time;
-- ``live`` and ``ticks`` map keys and ticks to ids, ``queues`` and ``names`` are what there is of each.
+- ``live`` and ``ticks`` map keys and ticks to ids, ``queues`` and ``names`` are what there is of each;
+- ``unique:KEY`` are the ids of a `unique_key` by when they were made, ``expiring`` those that must begin by a time.
 
 Numbers travel as text with 17 digits: Redis would cut a returned number to an integer, and Lua prints 14 digits.
 """
@@ -20,7 +21,8 @@ import hashlib
 from collections.abc import Mapping
 
 from penstock.job.lifecycle import TRANSITIONS, Event, Guard, Rule, State
-from penstock.ledger.rows import ANSWERED_WHOLE, LAST_INSTANT, UNTOLD
+from penstock.ledger.conflicts import REPLACED
+from penstock.ledger.rows import ANSWERED_WHOLE, LAST_INSTANT, STAYING, UNTOLD
 
 HISTORY_MAX = 10_000
 """Transitions that are kept of one job, the newest; only a job handed back in vain for days gets there."""
@@ -32,6 +34,9 @@ GUARD_LUA: Mapping[Guard, str] = {
     Guard.CANCEL_ASKED: "r.cancel_requested_at",
     Guard.SEEN: "r.publishes == publishes",
     Guard.OLD: "r.finished_at and r.finished_at < now - older_than_s",
+    Guard.HELD: "r.held and r.held == held",
+    Guard.FRESH: "not r.expires_at or r.expires_at >= now or r.attempt > 0",
+    Guard.STALE: "r.expires_at and r.expires_at < now and r.attempt == 0",
 }
 
 UNIQUE: dict[str, str] = {
@@ -71,15 +76,15 @@ end
 """
 
 _LOAD = """
-local row = KEYS[1]
 local v = redis.call('HMGET', row, 'state', 'attempt', 'errors', 'crashes', 'publishes', 'scheduled_at', 'lease_until',
-  'finished_at', 'publish_due_at', 'cancel_requested_at', 'held', 'note', 'owner', 'queue')
+  'finished_at', 'publish_due_at', 'cancel_requested_at', 'held', 'note', 'owner', 'queue', 'expires_at')
 if not v[1] then return false end
 local r = {
   state = v[1], attempt = tonumber(v[2] or 0), errors = tonumber(v[3] or 0), crashes = tonumber(v[4] or 0),
   publishes = tonumber(v[5] or 0), scheduled_at = tonumber(v[6]), lease_until = v[7] and tonumber(v[7]),
   finished_at = v[8] and tonumber(v[8]), publish_due_at = v[9] and tonumber(v[9]),
   cancel_requested_at = v[10] and tonumber(v[10]), held = v[11], note = v[12], owner = v[13], queue = v[14],
+  expires_at = v[15] and tonumber(v[15]),
 }
 """
 
@@ -88,7 +93,10 @@ _GIVEN = """
 local function given(i) if ARGV[i] ~= '' then return string.sub(ARGV[i], 2) end end
 local id, attempt, publishes, lease_s, delay_s = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]),
   tonumber(ARGV[7])
-local owner, reason, err, result, note = given(8), given(9), given(10), given(11), given(12)
+local owner, reason, err, result, note, held = given(8), given(9), given(10), given(11), given(12), given(13)
+"""
+
+_BEFORE = """
 local before, was_in, was_at, was_due = r.state, nil, nil, not r.held and r.state == 'queued' and r.publish_due_at
 was_in, was_at = place(r)
 local set, gone = {}, {}
@@ -167,8 +175,10 @@ def transition(event: Event, to: State, to_if_cancelled: State | None) -> Script
             (
                 PRELUDE,
                 _PLACE,
+                "local row = KEYS[1]",
                 _LOAD,
                 _GIVEN,
+                _BEFORE,
                 f"if not ({may_start(rule)}) then return false end\n",
                 effects,
                 _WRITE,
@@ -207,16 +217,20 @@ _EFFECTS: Mapping[Event, Mapping[str, str]] = {
     Event.CANCEL: {},
     Event.REQUEST_CANCEL: {"cancel_requested_at": "r.cancel_requested_at or now"},
     Event.STOP: {},
+    Event.HOLD: {"held": "held"},
+    Event.ADMIT: {"held": "nil", "published_at": "nil", "publish_due_at": "math.max(now, r.scheduled_at)"},
+    Event.WAKE: {"scheduled_at": "now", "publish_due_at": "now", "published_at": "nil", "note": "nil"},
+    Event.EXPIRE: {"error": "err", "reason": "reason"},
 }
 
 
 def _effects(event: Event, to: State) -> str:
     # The same in Lua as in `sql.py`.
     changes = {"state": f"'{to}'", **_EFFECTS[event]}
-    if to is State.QUEUED and event is not Event.PUBLISH:
+    if to is State.QUEUED and event not in STAYING:
         changes |= {"scheduled_at": "later(delay_s)", "publish_due_at": "later(delay_s)", "published_at": "nil"}
         if event is Event.RELEASE:
-            changes["note"] = "note"
+            changes |= {"note": "note", "held": "held"}
     if to.final:
         changes["finished_at"] = "now"
     if to is State.CANCELLED:
@@ -230,24 +244,69 @@ def _effects(event: Event, to: State) -> str:
 def insert() -> Script:
     """Write T1 for many intents: ARGV is the prefix, the time, the grace, whether they are pushed, the intents, limits.
 
-    Answers the time, and for each intent 1 or the row that stands in its way; or ``full``, the queue whose limit would
-    not hold, and how many jobs were to go there.
+    Answers the time, and for each intent 1, 2 (it took another one's place) or the row that stands in its way; or
+    ``full``, the queue whose limit would not hold, and how many jobs were to go there; or ``taken``, which intent was
+    to raise, its key, and the id and the state of the job that has it.
     """
     return Script(f"""{PRELUDE}
 local grace_s, pushed = tonumber(ARGV[3]), ARGV[4] == '1'
+{_PLACE}
 local function holder(w)
   {"  ".join(UNIQUE.values())}
+end
+local function in_the_way(w)
+  if w.unique then
+    local key, states, period_s = w.unique[1], w.unique[2], w.unique[3]
+    for _, h in ipairs(redis.call('ZREVRANGE', P .. 'unique:' .. key, 0, -1)) do
+      local v = redis.call('HMGET', P .. 'job:' .. h, 'state', 'created_at')
+      if v[1] and states[v[1]] and (not period_s or tonumber(v[2]) > now - period_s) then return h end
+    end
+  end
+  {UNIQUE.get("key", "")}
+end
+local function give_way(id)
+  local row, attempt, publishes = P .. 'job:' .. id, nil, nil
+  local owner, reason, err, result, note, held, lease_s, delay_s = nil, '{REPLACED}', nil, nil, nil, nil, 0, 0
+  {_LOAD}{_BEFORE}
+  local keys = redis.call('HMGET', row, 'key', 'unique_key')
+  local event
+  if {may_start(TRANSITIONS[Event.CANCEL])} then
+    event = '{Event.CANCEL}' {_effects(Event.CANCEL, State.CANCELLED)}
+  elseif {may_start(TRANSITIONS[Event.REQUEST_CANCEL])} then
+    event = '{Event.REQUEST_CANCEL}' {_effects(Event.REQUEST_CANCEL, State.RUNNING)}
+  end
+  {_WRITE}
+  if event then {_TELL % "' .. event .. '"} end
+  if keys[1] then
+    if redis.call('HGET', P .. 'live', keys[1]) == id then redis.call('HDEL', P .. 'live', keys[1]) end
+    redis.call('ZREM', P .. 'key:' .. keys[1], id)
+  end
+  if keys[2] then redis.call('ZREM', P .. 'unique:' .. keys[2], id) end
+  redis.call('HDEL', row, 'key', 'unique_key')
 end
 local answers, wanted = {{num(now)}}, {{}}
 for n, given in ipairs(cmsgpack.unpack(ARGV[5])) do
   wanted[n] = {{id = given[1], at = given[2], delay_s = given[3], queue = given[4], name = given[5], key = given[6],
-    tick_key = given[7], parent_id = given[8], fields = given[9]}}
+    tick_key = given[7], parent_id = given[8], fields = given[9], held = given[10], expires_at = given[11],
+    expires_s = given[12], unique = given[13], on_conflict = given[14]}}
+end
+local taking = {{}}
+for n, w in ipairs(wanted) do
+  local key = w.unique and w.unique[1] or w.key
+  if w.on_conflict == 'raise' and redis.call('EXISTS', P .. 'job:' .. w.id) == 0 then
+    local h = in_the_way(w) or (key and taking[key])
+    if h then return {{'taken', n, key, h, redis.call('HGET', P .. 'job:' .. h, 'state') or 'queued'}} end
+  end
+  if key then taking[key] = w.id end
 end
 if ARGV[6] ~= '' then
   local limits, coming, ids, keys, ticks = cmsgpack.unpack(ARGV[6]), {{}}, {{}}, {{}}, {{}}
   for _, w in ipairs(wanted) do
     local again = ids[w.id] or (w.key and keys[w.key]) or (w.tick_key and ticks[w.tick_key])
-    if not again and not holder(w) then
+    local way = in_the_way(w)
+    local v = way and redis.call('HMGET', P .. 'job:' .. way, 'state', 'queue') or {{}}
+    local instead = way and (w.on_conflict ~= 'replace' or (v[1] == 'queued' and v[2] == w.queue))
+    if not again and not instead and (way or not holder(w)) then
       coming[w.queue] = (coming[w.queue] or 0) + 1
       ids[w.id] = true
       if w.key then keys[w.key] = true end
@@ -263,7 +322,16 @@ if ARGV[6] ~= '' then
   end
 end
 for _, w in ipairs(wanted) do
-  local held_by = holder(w)
+  local held_by, replaced = holder(w), false
+  if not held_by or held_by ~= w.id then
+    local way = in_the_way(w)
+    if way and w.on_conflict == 'replace' and (not held_by or held_by == way) then
+      give_way(way)
+      held_by, replaced = holder(w), true
+    elseif way and not held_by then
+      held_by = way
+    end
+  end
   if held_by then
     answers[#answers + 1] = redis.call('HGETALL', P .. 'job:' .. held_by)
   else
@@ -275,7 +343,13 @@ for _, w in ipairs(wanted) do
     put('state', 'queued')
     put('created_at', num(now))
     put('scheduled_at', num(due))
-    if pushed and not is_later then
+    if w.held then put('held', w.held) end
+    local expires_at = w.expires_s and math.min(due + w.expires_s, {LAST_INSTANT!r}) or w.expires_at
+    if expires_at then
+      put('expires_at', num(expires_at))
+      redis.call('ZADD', P .. 'expiring', num(expires_at), w.id)
+    end
+    if pushed and not is_later and not w.held then
       publish_due_at = later(grace_s)
       put('published_at', num(now))
       put('publishes', '1')
@@ -285,8 +359,9 @@ for _, w in ipairs(wanted) do
     redis.call('ZADD', P .. 'state:queued', 0, w.id)
     redis.call('ZADD', P .. 'created', num(now), w.id)
     redis.call('ZADD', P .. 'name:' .. w.name, 0, w.id)
-    redis.call('ZADD', P .. 'queue:' .. w.queue .. ':wait', num(due), w.id)
-    redis.call('ZADD', P .. 'due', num(publish_due_at), w.id)
+    redis.call('ZADD', P .. 'queue:' .. w.queue .. (w.held and ':blocked' or ':wait'), num(due), w.id)
+    if not w.held then redis.call('ZADD', P .. 'due', num(publish_due_at), w.id) end
+    if w.unique then redis.call('ZADD', P .. 'unique:' .. w.unique[1], num(now), w.id) end
     redis.call('SADD', P .. 'names', w.name)
     redis.call('SADD', P .. 'queues', w.queue)
     if w.key then
@@ -295,7 +370,7 @@ for _, w in ipairs(wanted) do
     end
     if w.tick_key then redis.call('HSET', P .. 'ticks', w.tick_key, w.id) end
     if w.parent_id then redis.call('ZADD', P .. 'parent:' .. w.parent_id, 0, w.id) end
-    answers[#answers + 1] = 1
+    answers[#answers + 1] = replaced and 2 or 1
   end
 end
 return answers""")
@@ -311,7 +386,7 @@ local gone = {{}}
 local found = P .. 'finished:' .. state
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', found, '-inf', {until}, 'LIMIT', 0, limit)) do
   local row = P .. 'job:' .. id
-  local v = redis.call('HMGET', row, 'state', 'finished_at', 'name', 'key', 'tick_key', 'parent_id')
+  local v = redis.call('HMGET', row, 'state', 'finished_at', 'name', 'key', 'tick_key', 'parent_id', 'unique_key')
   local r = {{state = v[1], finished_at = v[2] and tonumber(v[2])}}
   if r.state == state and {may_start(rule)} then
     redis.call('UNLINK', row, row .. ':history', row .. ':logs', row .. ':nodes')
@@ -326,6 +401,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', found, '-inf', {until}, 'LIMIT',
     end
     if v[5] and redis.call('HGET', P .. 'ticks', v[5]) == id then redis.call('HDEL', P .. 'ticks', v[5]) end
     if v[6] then redis.call('ZREM', P .. 'parent:' .. v[6], id) end
+    if v[7] then redis.call('ZREM', P .. 'unique:' .. v[7], id) end
     gone[#gone + 1] = id
   end
 end

@@ -83,6 +83,18 @@ table.sort(over, function(a, b) return a[2] < b[2] end)
 for i = 1, math.min(#over, tonumber(ARGV[3])) do found[i] = redis.call('HGETALL', P .. 'job:' .. over[i][1]) end
 return found""")
 
+EXPIRABLE = Script(f"""{PRELUDE}
+local found = {{}}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'expiring', '-inf', '(' .. num(now), 'LIMIT', 0, ARGV[3])) do
+  local v = redis.call('HMGET', P .. 'job:' .. id, 'state', 'attempt')
+  if v[1] == 'queued' and tonumber(v[2] or 0) == 0 then
+    found[#found + 1] = redis.call('HGETALL', P .. 'job:' .. id)
+  else -- it began, or is gone
+    redis.call('ZREM', P .. 'expiring', id)
+  end
+end
+return found""")
+
 CANCEL_REQUESTS = Script(f"""{PRELUDE}
 local found = {{}}
 for _, queue in ipairs(redis.call('SMEMBERS', P .. 'queues')) do

@@ -13,7 +13,7 @@ from penstock.ledger import rows
 
 _TEXTS = frozenset(
     {"id", "kind", "name", "queue", "isolation", "key", "tick_key", "parent_id", "reason", "owner", "held", "note",
-     "message", "backoff", "tags", "metadata", "state", "error"}
+     "unique_key", "message", "backoff", "tags", "metadata", "state", "error"}
 )  # fmt: skip
 _WHOLE = frozenset(
     {"priority", "max_attempts", "max_crashes", "attempt", "errors", "crashes", "publishes", "nodes_done",
@@ -40,7 +40,8 @@ def job_of(flat: Sequence[bytes]) -> Job:
     values = dict(_NOTHING)
     for at in range(0, len(flat), 2):
         name = flat[at]
-        values[name.decode()] = _READ[name](flat[at + 1])
+        if name in _READ:  # what a newer release has added is not ours to know
+            values[name.decode()] = _READ[name](flat[at + 1])
     return rows.job_of(tuple(values.values()))
 
 
@@ -81,7 +82,17 @@ def packed_insert(intent: Intent) -> list[Any]:
         intent.tick_key or False,
         intent.parent_id or False,
         fields_of(intent),
+        intent.held or False,
+        False if intent.expires_at is None else intent.expires_at.timestamp(),
+        False if intent.expires_s is None else intent.expires_s,
+        False if intent.unique_key is None else _unique(intent, intent.unique_key),
+        intent.on_conflict,
     ]
+
+
+def _unique(intent: Intent, key: str) -> list[Any]:
+    period_s = False if intent.unique_period_s is None else intent.unique_period_s
+    return [key, dict.fromkeys(intent.unique_states, True), period_s]
 
 
 def packed_report(report: Report) -> list[Any]:

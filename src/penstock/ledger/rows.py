@@ -19,7 +19,6 @@ from penstock.job.models import (
     Job,
     LogLine,
     NodeRun,
-    Outcome,
     RetryPolicy,
     Submission,
 )
@@ -31,10 +30,14 @@ COLUMNS: tuple[str, ...] = Job.__struct_fields__
 UNTOLD = frozenset({Event.BEAT, Event.PUBLISH})
 """Events that leave no history: there would be one every few seconds."""
 
+STAYING = frozenset({Event.PUBLISH, Event.HOLD, Event.ADMIT, Event.WAKE})
+"""Events of a job that waits and goes on waiting: each says itself what becomes of its times."""
+
 ANSWERED_WHOLE = frozenset({Event.CLAIM, Event.PUBLISH})
 """Events whose writer needs the whole row."""
 
-ASKED: tuple[str, ...] = tuple(f for f in Intent.__struct_fields__ if f not in ("at", "delay_s"))
+ASKED: tuple[str, ...] = tuple(f for f in Intent.__struct_fields__ if f in COLUMNS and f not in ("held", "expires_at"))
+"""What a submitter decides and a row keeps as it is."""
 _INSTANTS = tuple(name for name in COLUMNS if name.endswith(("_at", "_until")))
 LAST_INSTANT = 253_402_300_799.0  # the end of the year 9999: datetime knows no later one
 _DEFAULT_BACKOFF = RetryPolicy()
@@ -89,7 +92,8 @@ def queued(intent: Intent, *, now: float, grace_s: float, pushed: bool = True) -
     due = later(now, intent.delay_s) if intent.at is None else intent.at.timestamp()
     at = instant(now)
     asked = {name: getattr(intent, name) for name in ASKED}
-    if due > now or not pushed:
+    asked |= {"held": intent.held, "expires_at": expiry(intent, max(due, now))}
+    if due > now or not pushed or intent.held is not None:
         due_at = instant(max(due, now))
         return Job(**asked, state=State.QUEUED, created_at=at, scheduled_at=due_at, publish_due_at=due_at)
     return Job(
@@ -103,13 +107,16 @@ def queued(intent: Intent, *, now: float, grace_s: float, pushed: bool = True) -
     )
 
 
+def expiry(intent: Intent, due: float) -> datetime | None:
+    """Say by when a job that is due at ``due`` must have begun."""
+    if intent.expires_s is not None:
+        return instant(later(due, intent.expires_s))
+    return intent.expires_at
+
+
 def created_in(submissions: Iterable[Submission], queues: Mapping[str, int] | None) -> Counter[str]:
     """Count the jobs that came into those of the queues that have a limit."""
-    return Counter(
-        s.job.queue
-        for s in submissions
-        if s.outcome is Outcome.CREATED and queues is not None and s.job.queue in queues
-    )
+    return Counter(s.job.queue for s in submissions if s.outcome.made and queues is not None and s.job.queue in queues)
 
 
 def enqueued(job: Job) -> HistoryEntry:

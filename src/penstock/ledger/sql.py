@@ -7,14 +7,14 @@ Instants are seconds since 1970, parameters are named; nothing here knows a driv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from penstock.job.lifecycle import FINAL, TRANSITIONS, Event, Guard, State
 from penstock.job.models import JobQuery
-from penstock.ledger.rows import ANSWERED_WHOLE, COLUMNS, UNTOLD, check_shown
+from penstock.ledger.rows import ANSWERED_WHOLE, COLUMNS, STAYING, UNTOLD, check_shown, json_text
 
 GUARD_SQL: Mapping[Guard, str] = {
     Guard.DUE: "scheduled_at <= :now",
@@ -24,6 +24,9 @@ GUARD_SQL: Mapping[Guard, str] = {
     Guard.CANCEL_ASKED: "cancel_requested_at IS NOT NULL",
     Guard.SEEN: "publishes = :publishes",
     Guard.OLD: "finished_at < :now - :older_than_s",
+    Guard.HELD: "held = :held",
+    Guard.FRESH: "(expires_at IS NULL OR expires_at >= :now OR attempt > 0)",
+    Guard.STALE: "expires_at < :now AND attempt = 0",
 }
 
 JOB = ", ".join(COLUMNS)
@@ -64,6 +67,12 @@ class Dialect(msgspec.Struct, frozen=True):
     """Writes ``*`` and ``?`` as ``like`` reads them."""
     tagged: str
     """A job with ``:tag`` among its tags."""
+    among_ids: str
+    """A job with one of ``:ids``."""
+    ids_of: Callable[[Sequence[str]], Any]
+    """Writes ids as ``among_ids`` reads them."""
+    described: str
+    """A job whose metadata has all entries of ``:entries``, which are JSON."""
 
 
 SQLITE = Dialect(
@@ -71,6 +80,12 @@ SQLITE = Dialect(
     like="+name GLOB :name",
     pattern=lambda name: name.replace("[", "[[]"),
     tagged="EXISTS (SELECT 1 FROM json_each(tags) WHERE value = :tag)",
+    among_ids="id IN (SELECT value FROM json_each(:ids))",
+    ids_of=lambda ids: msgspec.json.encode(ids).decode(),
+    described=(
+        "NOT EXISTS (SELECT 1 FROM json_each(:entries) AS wanted WHERE NOT EXISTS (SELECT 1 FROM json_each(metadata) "
+        "AS entry WHERE entry.key = wanted.key AND entry.value = wanted.value))"
+    ),
 )
 
 
@@ -131,6 +146,7 @@ _CLAIMED = {
     "nodes_done": "NULL",
     "nodes_total": "NULL",
 }
+_WHEN_DUE = "CASE WHEN scheduled_at > :now THEN scheduled_at ELSE :now END"
 _ERRED = {"errors": "errors + 1", "error": ":error", "reason": ":reason"}
 _CRASHED = {"crashes": "crashes + 1", "error": "coalesce(:error, error)", "reason": ":reason"}
 _EFFECTS: Mapping[Event, Mapping[str, str]] = {
@@ -146,6 +162,10 @@ _EFFECTS: Mapping[Event, Mapping[str, str]] = {
     Event.CANCEL: {},
     Event.REQUEST_CANCEL: {"cancel_requested_at": "coalesce(cancel_requested_at, :now)"},
     Event.STOP: {},
+    Event.HOLD: {"held": ":held"},
+    Event.ADMIT: {"held": "NULL", "published_at": "NULL", "publish_due_at": _WHEN_DUE},
+    Event.WAKE: {"scheduled_at": ":now", "publish_due_at": ":now", "published_at": "NULL", "note": "NULL"},
+    Event.EXPIRE: {"error": ":error", "reason": ":reason"},
 }
 
 
@@ -153,10 +173,10 @@ def _effects(event: Event, to: State) -> dict[str, str]:
     # Owner and lease stay when a job leaves `running`: the guards carry the weight, and the last owner is worth
     # showing.
     changes = {"state": f"'{to}'", **_EFFECTS[event]}
-    if to is State.QUEUED and event is not Event.PUBLISH:
+    if to is State.QUEUED and event not in STAYING:
         changes |= {"scheduled_at": ":due_at", "publish_due_at": ":due_at", "published_at": "NULL"}
         if event is Event.RELEASE:
-            changes["note"] = ":note"
+            changes |= {"note": ":note", "held": ":held"}
     if to.final:
         changes["finished_at"] = ":now"
     if to is State.CANCELLED:
@@ -185,7 +205,7 @@ def find(query: JobQuery, dialect: Dialect = SQLITE) -> tuple[str, dict[str, Any
     check_shown(query.states)
     terms: list[str] = []
     values: dict[str, Any] = {"limit": query.limit}
-    for field in ("queue", "kind", "key", "parent_id"):
+    for field in ("queue", "kind", "key", "parent_id", "held"):
         value = getattr(query, field)
         if value is not None:
             terms.append(f"{field} = :{field}")
@@ -197,6 +217,9 @@ def find(query: JobQuery, dialect: Dialect = SQLITE) -> tuple[str, dict[str, Any
     if query.id_prefix is not None:
         terms.append("id >= :id_prefix AND id < :id_end")
         values |= {"id_prefix": query.id_prefix, "id_end": query.id_prefix + "\U0010ffff"}
+    if query.ids is not None:
+        terms.append(dialect.among_ids)
+        values["ids"] = dialect.ids_of(query.ids)
     if query.before is not None:
         terms.append("id < :before")
         values["before"] = query.before
@@ -206,6 +229,9 @@ def find(query: JobQuery, dialect: Dialect = SQLITE) -> tuple[str, dict[str, Any
     if query.tag is not None:
         terms.append(dialect.tagged)
         values["tag"] = query.tag
+    if query.metadata:
+        terms.append(dialect.described)
+        values["entries"] = json_text(query.metadata)
     # One ordered walk for each state, merged: `state IN (...)` would fetch and sort all of them.
     parts = [" AND ".join([SHOWN_SQL[state], *terms]) for state in dict.fromkeys(query.states)]
     parts = parts or [" AND ".join(terms) or "TRUE"]

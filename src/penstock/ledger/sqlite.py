@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from penstock.core.base import Applied, Finding, Ledger, Patience
-from penstock.core.exceptions import InvalidJobError, JobNotFoundError, LedgerError, QueueFullError
+from penstock.core.exceptions import InvalidJobError, JobNotFoundError
+from penstock.core.overview import Tally
 from penstock.core.records import Records
 from penstock.job.lifecycle import TRANSITIONS, Event, State, Transition
 from penstock.job.models import (
@@ -23,33 +24,25 @@ from penstock.job.models import (
     JobQuery,
     LogLine,
     NodeRun,
-    Outcome,
     Progress,
     Report,
     Submission,
     WorkerInfo,
 )
-from penstock.ledger import rows, sql
+from penstock.ledger import conflicts, rows, sql, sql_overview, sqlite_insert
 from penstock.ledger.sqlite_file import SqliteFile
 from penstock.ledger.sqlite_records import SqliteRecords
 
-_INSERT = """
-INSERT INTO jobs (id, kind, name, spec, queue, priority, isolation, timeout_s, max_attempts, max_crashes, backoff,
-    key, tick_key, parent_id, tags, metadata, state, created_at, scheduled_at, published_at, publishes, publish_due_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
-_HOLDER = (
-    " UNION ALL ".join(
-        f"SELECT {sql.JOB} FROM jobs WHERE {term}"
-        for term in ("id = :id", "tick_key = :tick_key", "key = :key AND state IN ('queued', 'running')")
-    )
-    + " LIMIT 1"
-)
 _GET = f"SELECT {sql.JOB} FROM jobs WHERE id = ?"
 _PUBLISHABLE = (
     f"SELECT {sql.JOB} FROM jobs WHERE {sql.QUEUED} AND held IS NULL AND publish_due_at <= ? "
     "ORDER BY publish_due_at LIMIT ?"
 )
 _EXPIRED = f"SELECT {sql.JOB} FROM jobs WHERE {sql.RUNNING} AND lease_until < ? ORDER BY lease_until LIMIT ?"
+_EXPIRABLE = (
+    f"SELECT {sql.JOB} FROM jobs WHERE {sql.QUEUED} AND attempt = 0 AND expires_at IS NOT NULL AND expires_at < ? "
+    "ORDER BY expires_at LIMIT ?"
+)
 _CANCEL_REQUESTS = (
     "SELECT id, attempt FROM jobs WHERE owner = ? AND state = 'running' AND cancel_requested_at IS NOT NULL ORDER BY id"
 )
@@ -57,7 +50,6 @@ _BACKLOG = (
     f"SELECT (SELECT count(*) FROM jobs WHERE {sql.QUEUED} AND scheduled_at <= :now{{among}}), "
     f"(SELECT count(*) FROM jobs WHERE {sql.RUNNING}{{among}})"
 )
-_QUEUED_UP_TO = f"SELECT count(*) FROM (SELECT 1 FROM jobs WHERE {sql.QUEUED} AND queue = ? LIMIT ?)"
 _AMONG = " AND queue IN (SELECT value FROM json_each(:queues))"
 _POSTPONE = sql.postpone("queue IN (SELECT value FROM json_each(:queues))")
 # A report about a job that is gone finds no row to belong to.
@@ -143,10 +135,13 @@ class SqliteLedger(Ledger):
 
         def work(connection: sqlite3.Connection) -> list[Submission]:
             now = self._clock()
-            wanted = (rows.queued(intent, now=now, grace_s=grace_s, pushed=pushed) for intent in intents)
-            answers = [self._insert(connection.cursor(), job) for job in wanted]
+            tools = sqlite_insert.tools(
+                connection, lambda transition: bool(self._step(connection, transition)),
+                now=now, grace_s=grace_s, pushed=pushed,
+            )  # fmt: skip
+            answers = [conflicts.insert(i, tools) if i.careful else tools.insert(i) for i in intents]
             if max_queued:
-                self._check_room(connection, rows.created_in(answers, max_queued), max_queued)
+                sqlite_insert.check_room(connection, rows.created_in(answers, max_queued), max_queued)
             return answers
 
         def all_or_none(connection: sqlite3.Connection) -> list[Submission]:
@@ -162,54 +157,10 @@ class SqliteLedger(Ledger):
         try:
             if connection is None:
                 return self._file.transaction(work)
-            return self._file.join(connection, all_or_none if max_queued else work)
+            careful = max_queued or any(intent.careful for intent in intents)
+            return self._file.join(connection, all_or_none if careful else work)
         except UnicodeEncodeError as error:
             raise InvalidJobError(f"text that is not valid Unicode cannot be stored: {error}") from error
-
-    @staticmethod
-    def _insert(cursor: sqlite3.Cursor, job: Job) -> Submission:
-        cursor.row_factory = None  # the caller's own connection may have one
-        values = (
-            job.id,
-            job.kind,
-            job.name,
-            job.spec,
-            job.queue,
-            job.priority,
-            job.isolation,
-            job.timeout_s,
-            job.max_attempts,
-            job.max_crashes,
-            rows.backoff_text(job.backoff),
-            job.key,
-            job.tick_key,
-            job.parent_id,
-            rows.json_text(job.tags),
-            rows.json_text(job.metadata),
-            "queued",
-            job.created_at.timestamp(),
-            job.scheduled_at.timestamp(),
-            job.published_at and job.published_at.timestamp(),
-            job.publishes,
-            job.publish_due_at and job.publish_due_at.timestamp(),
-        )
-        if cursor.execute(_INSERT, values).rowcount == 1:
-            return Submission(job, Outcome.CREATED)
-        holder = cursor.execute(_HOLDER, {"id": job.id, "tick_key": job.tick_key, "key": job.key}).fetchone()
-        if holder is None:
-            raise LedgerError(f"job {job.id} was refused, and no job that stands in its way is there")
-        return Submission(rows.job_of(holder), Outcome.KEPT)
-
-    @staticmethod
-    def _check_room(connection: sqlite3.Connection, created: Mapping[str, int], max_queued: Mapping[str, int]) -> None:
-        """Count after the insert, which holds the write lock: what is counted now is what there will be."""
-        for queue, number in created.items():
-            limit = max_queued[queue]
-            cursor = connection.cursor()
-            cursor.row_factory = None  # the caller's own connection may have one
-            (queued,) = cursor.execute(_QUEUED_UP_TO, (queue, limit + 1)).fetchone()
-            if queued > limit:
-                raise QueueFullError(queue, limit, number)
 
     def apply(self, transition: Transition) -> Applied | None:
         """See `Ledger.apply`."""
@@ -244,6 +195,7 @@ class SqliteLedger(Ledger):
                 "error": rows.error_text(transition.error),
                 "result": transition.result,
                 "note": transition.note,
+                "held": transition.held,
             },
         ).fetchall()
 
@@ -298,6 +250,14 @@ class SqliteLedger(Ledger):
         """See `Ledger.counts`."""
         return {state: count for state, count in self._rows(sql.COUNTS, {"now": self._clock()}) if count}
 
+    def tally(self) -> list[Tally]:
+        """See `Overview.tally`."""
+        return sql_overview.tallies_of(self._rows(sql_overview.TALLY, {"now": self._clock()}))
+
+    def upcoming(self, limit: int) -> list[Job]:
+        """See `Overview.upcoming`."""
+        return self._jobs(sql_overview.UPCOMING, {"now": self._clock(), "limit": limit})
+
     def backlog(self, queues: Sequence[str] = ()) -> tuple[int, int]:
         """See `Ledger.backlog`."""
         statement = _BACKLOG.format(among=_AMONG if queues else "")
@@ -317,6 +277,10 @@ class SqliteLedger(Ledger):
     def expired(self, limit: int) -> list[Job]:
         """See `Ledger.expired`."""
         return self._jobs(_EXPIRED, (self._clock(), limit))
+
+    def expirable(self, limit: int) -> list[Job]:
+        """See `Ledger.expirable`."""
+        return self._jobs(_EXPIRABLE, (self._clock(), limit))
 
     def cancel_requests(self, owner: str) -> list[tuple[str, int]]:
         """See `Ledger.cancel_requests`."""

@@ -20,6 +20,7 @@ Trouble = tuple[str, str]
 _MAY_BE_ZERO = {
     "worker.grace", "worker.connect_timeout", "lease.fence_margin", "lease.cancel_grace", "sweep.publish_grace",
     "sweep.max_publish_grace", "history.keep_succeeded", "history.keep_failed",
+    "history.keep_audit",
 }  # fmt: skip
 _AT_LEAST = {
     "worker.concurrency": 1,

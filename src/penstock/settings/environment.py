@@ -17,7 +17,7 @@ from penstock.settings.keys import FREE, known, meant, tables
 from penstock.settings.layers import Entry, Layer, flatten
 
 PREFIX = "PENSTOCK_"
-_RESERVED = re.compile(r"PENSTOCK_(CONFIG|REQUIRE_SERVICES|TEST_.*|FAIL|LOG(?!_LEVEL$).*)")
+_RESERVED = re.compile(r"PENSTOCK_(CONFIG|ACTOR|REQUIRE_SERVICES|TEST_.*|FAIL|LOG(?!_LEVEL$).*)")
 """Read elsewhere, or by our tests."""
 _OF_KUBERNETES = re.compile(r"PENSTOCK_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_\w+)?)")
 """Kubernetes puts such variables into every container beside a Service named ``penstock`` or ``penstock-web``."""

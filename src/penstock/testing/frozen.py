@@ -10,6 +10,7 @@ import msgspec
 from penstock.core.base import Scheduler
 from penstock.core.durations import Duration, parse_duration_s
 from penstock.declared import declare
+from penstock.handle import call_off
 from penstock.job import lifecycle
 from penstock.job.lifecycle import State
 from penstock.job.models import Job, JobQuery
@@ -60,7 +61,7 @@ class FrozenScheduler(Scheduler):
             queue.ledger,
             queue.config,
             submit=lambda intents: queue.ledger.insert([queue.signer.signed(i) for i in intents], grace_s=0.0),
-            cancel=lambda job_id: queue.job(job_id).cancel(),
+            cancel=lambda job_id: call_off(queue.job(job_id)),
             value_of=lambda job: queue.results.decode(job.result),
             problem=queue.signer.schedule_problem,
         )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -119,7 +120,7 @@ class ArqBackend(AsyncBackend):
         at_ms = int(time.time() * 1000)
         with self._told():
             async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.sadd(self._known, *{self._queue(message.queue) for message in messages})
+                queued: defaultdict[str, dict[str, float]] = defaultdict(dict)
                 for place, message in enumerate(messages):
                     job_id = self._id(message.id)
                     native = {
@@ -129,7 +130,10 @@ class ArqBackend(AsyncBackend):
                     # Within a millisecond the place decides; a score in the future would not be taken at once.
                     score = at_ms - 1 + place / 1000 - message.priority * _BAND_MS
                     pipe.psetex(job_key_prefix + job_id, _KEPT_MS, encode(native))
-                    pipe.zadd(self._queue(message.queue), {job_id: score})
+                    queued[self._queue(message.queue)][job_id] = score
+                pipe.sadd(self._known, *queued)
+                for key, scores in queued.items():
+                    pipe.zadd(key, scores)
                 await pipe.execute()
 
     async def withdraw(self, message_ids: Sequence[str]) -> int:

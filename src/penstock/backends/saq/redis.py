@@ -8,6 +8,7 @@ not as queued: that number is what they have in no list of theirs, and they know
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -134,14 +135,23 @@ class RedisBackend(SaqBackend):
 
     async def publish(self, messages: Sequence[Message]) -> None:
         """See `Backend.publish`: one transaction. Bells wake the workers that wait; they are soon forgotten."""
+        bodies: dict[str, Any] = {}
+        incomplete: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        bands: defaultdict[str, list[str]] = defaultdict(list)
+        for message in messages:
+            lane = self.lane(message.queue)
+            job = lane.native(message, message.id)
+            bodies[job.id] = lane.serialize(job)
+            incomplete[lane.incomplete][job.id] = 0
+            bands[lane.bands[message.priority]].append(job.id)
         with self.told():
             async with self._redis.pipeline(transaction=True) as pipe:
-                for message in messages:
-                    lane = self.lane(message.queue)
-                    job = lane.native(message, message.id)
-                    pipe.set(job.id, lane.serialize(job))
-                    pipe.zadd(lane.incomplete, {job.id: 0})
-                    pipe.rpush(lane.bands[message.priority], job.id)
+                # Few commands with many values: each command costs the client as much as it costs to make a job.
+                pipe.mset(bodies)
+                for key, ids in incomplete.items():
+                    pipe.zadd(key, ids)
+                for key, queued in bands.items():
+                    pipe.rpush(key, *queued)
                 for queue in {message.queue for message in messages}:
                     bell = self.lane(queue).bell
                     pipe.sadd(self._known, queue)

@@ -1,0 +1,150 @@
+"""Strikes and pauses: which jobs may not begin now, and what people are told of it. Pure."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, Literal, cast, get_args
+
+import msgspec
+
+from penstock.core.exceptions import InvalidJobError, did_you_mean
+
+KIND = "steering"
+"""What kind of record a strike or a pause is in the ledger."""
+Operator = Literal["==", "!=", "<", "<=", ">", ">=", "between", "in"]
+_TESTS: Mapping[str, Callable[[Any, Any], bool]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "between": lambda value, bounds: bounds[0] <= value <= bounds[1],
+    "in": lambda value, several: value in several,
+}
+_TEXT_MAX = 120
+
+
+class Strike(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="strike"):
+    """That jobs of a task, or with an argument that compares so, do not begin; without a task: those of all tasks."""
+
+    task: str | None = None
+    parameter: str | None = None
+    operator: Operator = "=="
+    value: Any = None
+    """Plain data. For ``between`` the lowest and the highest, for ``in`` a list."""
+    drop: bool = False
+    """Jobs that meet it are cancelled; else they wait until it is taken back."""
+    at: datetime | None = None
+    by: str = ""
+    why: str = ""
+
+    @classmethod
+    def of(
+        cls, task: str | None, parameter: str | None, comparison: str, value: Any, *, drop: bool = False, why: str = ""
+    ) -> Strike:
+        """Check what a user wrote. Raises `InvalidJobError`."""
+        if task is None and parameter is None:
+            raise InvalidJobError("a strike names a task, an argument, or both; to stop everything, pause the queues")
+        if comparison not in get_args(Operator):
+            known = get_args(Operator)
+            raise InvalidJobError(
+                f"{comparison!r} is no comparison; there are: {', '.join(known)}.{did_you_mean(comparison, known)}"
+            )
+        if parameter is None and (value is not None or comparison != "=="):
+            raise InvalidJobError("a value is compared with an argument: say which, parameter=...")
+        try:
+            plain = msgspec.json.decode(msgspec.json.encode(value))
+        except (TypeError, ValueError) as error:
+            raise InvalidJobError(f"the value of a strike is plain data: {error}") from None
+        if comparison == "between":
+            bounds = cast("list[Any]", plain) if isinstance(plain, list) else []
+            if len(bounds) != 2 or not _ordered(*bounds):
+                raise InvalidJobError(f"between takes the lowest and the highest, as in [10, 20]; not {value!r}")
+        if comparison == "in" and not isinstance(plain, list):
+            raise InvalidJobError(f"in takes a list; not {value!r}")
+        return cls(
+            task=task, parameter=parameter, operator=cast("Operator", comparison), value=plain, drop=drop, why=why
+        )
+
+    def __str__(self) -> str:
+        if self.parameter is None:
+            return self.task or ""
+        shown = msgspec.json.encode(self.value).decode()
+        told = f"{self.parameter} {self.operator} {shown if len(shown) <= _TEXT_MAX else shown[:_TEXT_MAX] + '...'}"
+        return told if self.task is None else f"{self.task}, {told}"
+
+    @property
+    def name(self) -> str:
+        """By what it is found again: what it says, whoever said it."""
+        return "strike " + msgspec.json.encode([self.task, self.parameter, self.operator, self.value]).decode()
+
+    @property
+    def held(self) -> str:
+        """What a job that waits for it tells."""
+        return f"struck: {self}"
+
+    def meets(self, task: str, queue: str, arguments: Callable[[], Mapping[str, Any]]) -> bool:
+        """Whether a job may not begin. An argument that is not there, or cannot be compared, meets nothing."""
+        if self.task is not None and self.task != task:
+            return False
+        if self.parameter is None:
+            return True
+        given = arguments()
+        if self.parameter not in given:
+            return False
+        try:
+            return bool(_TESTS[self.operator](given[self.parameter], self.value))
+        except TypeError:
+            return False
+
+
+class Pause(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="pause"):
+    """That no job of a queue or of a task begins, or that a worker takes none."""
+
+    what: Literal["queue", "task", "worker"]
+    of: str
+    at: datetime | None = None
+    by: str = ""
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.of}"
+
+    @property
+    def name(self) -> str:
+        """By what it is found again."""
+        return f"pause {self.what} {self.of}"
+
+    @property
+    def held(self) -> str:
+        """What a job that waits for it tells."""
+        return f"paused: {self}"
+
+    @property
+    def drop(self) -> bool:
+        """A pause loses nothing."""
+        return False
+
+    def meets(self, task: str, queue: str, arguments: Callable[[], Mapping[str, Any]]) -> bool:
+        """Whether a job may not begin."""
+        return (self.what == "queue" and self.of == queue) or (self.what == "task" and self.of == task)
+
+    def rests(self, worker: str) -> bool:
+        """Whether a worker takes nothing: it is named by its id, or by the beginning of it up to a colon."""
+        return self.what == "worker" and (worker == self.of or worker.startswith(f"{self.of}:"))
+
+
+Rule = Strike | Pause
+decoder = msgspec.json.Decoder(Rule)
+HELD_BY_RULE = ("struck: ", "paused: ")
+"""How the reason of a job begins that waits for a strike or a pause to be taken back."""
+
+
+def _ordered(low: Any, high: Any) -> bool:
+    try:
+        return bool(low <= high)
+    except TypeError:
+        return False
