@@ -65,7 +65,7 @@ def cells(text: str) -> list[dict[str, str]]:
 
 
 def test_a_list_of_over_a_thousand_tells_the_last_job_of_each_and_passes_over_what_was_purged(penstock, project):
-    with JobQueue.for_project(project) as queue:
+    with JobQueue.from_config(project) as queue:
         tick = queue.tasks()["tick"]
         queue.schedule(tick, every="1h", name="base")
         base = queue.schedules.get("base")
