@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -22,7 +22,7 @@ def arguments_of(kind: str, name: str, spec: bytes) -> dict[str, Any]:
         return {}
     if not isinstance(given, dict):
         return {}
-    fields: dict[str, Any] = given
+    fields = cast("dict[str, Any]", given)
     if kind != "task":
         inputs: dict[str, Any] = fields.pop("inputs", None) or {}
         return {**fields, **inputs}

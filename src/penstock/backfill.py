@@ -127,6 +127,8 @@ class Backfill:
         """See `prepare`, which makes one from what a user says."""
         self.schedule = schedule
         self.times = times
+        self.why: str | None = None
+        """The reason, for the audit trail."""
         self._queue = queue
         self._max_active = max_active
         self._done = DoneTimes(queue.ledger, schedule.name)
@@ -149,10 +151,10 @@ class Backfill:
             left=len(open_times) - len(self.todo),
         )  # fmt: skip
 
-    def run(self, tell: Callable[[Event], None] | None = None, *, why: str | None = None) -> Counts:
+    def run(self, tell: Callable[[Event], None] | None = None) -> Counts:
         """Make the jobs, never more than ``max_active`` of them live, and return when all are final.
 
-        That it has begun stands in the audit trail, with ``why``. ``tell`` is called with each step. Somebody else has
+        That it has begun stands in the audit trail, with `why`. ``tell`` is called with each step. Somebody else has
         to work the jobs off, unless the engine is ``inline://``.
 
         Raises:
@@ -161,7 +163,7 @@ class Backfill:
         tell = tell or (lambda event: None)
         tell(Event(did=Did.PLANNED, counts=self.counts))
         if self.todo:
-            note(self._queue, "backfill", self.schedule.name, why=why, fire_times=len(self.todo))
+            note(self._queue, "backfill", self.schedule.name, why=self.why, fire_times=len(self.todo))
         live: dict[datetime, Job] = {}
         todo = deque(self.todo)
         for at, job in self._found.items():
@@ -421,4 +423,5 @@ def backfill(
     prepared = prepare(queue, what, **said)
     if dry_run:
         return prepared.counts
-    return prepared.run(tell, why=why)
+    prepared.why = why
+    return prepared.run(tell)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from penstock import strikes
 from penstock import audit as audit_room
 from penstock import explain as explain_room
 from penstock import snapshot as snapshot_room
+from penstock import strikes
 from penstock.bridge import in_thread
 from penstock.rooms import Rooms
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from penstock.audit import Entry
     from penstock.client import JobQueue
     from penstock.handle import JobHandle
+    from penstock.job.facts import Explanation
     from penstock.job.steering import Rule
-    from penstock.strikes import Struck
-    from penstock.job.explanation import Explanation
     from penstock.snapshot import QueueState, Snapshot
+    from penstock.strikes import Struck
 
 
 class Controls(Rooms):
@@ -106,10 +106,10 @@ class Controls(Rooms):
     ) -> Struck:
         """Let no job begin, anywhere, of a task, or where an argument compares so, or both: until `restore`.
 
-        ``queue.strike("report")``, ``queue.strike("report", "customer", "==", "acme")``, ``queue.strike(parameter="day",
-        operator="between", value=["2026-01-01", "2026-01-31"])``. Operators: ``== != < <= > >= between in``. Every
-        worker obeys within a second; what runs already runs on. Jobs that meet it wait as ``blocked``, those enqueued
-        later too; with ``drop=True`` they are cancelled.
+        ``queue.strike("report")``, ``queue.strike("report", "customer", "==", "acme")``,
+        ``queue.strike(parameter="day", operator="between", value=["2026-01-01", "2026-01-31"])``. Operators are
+        ``== != < <= > >= between in``. Every worker obeys within a second; what runs already runs on. Jobs that meet it
+        wait as ``blocked``, those enqueued later too; with ``drop=True`` they are cancelled.
 
         Raises:
             InvalidJobError: that is no strike; nothing was written.
@@ -122,9 +122,7 @@ class Controls(Rooms):
         """Take a `strike` back, said as it was made: the jobs that it holds go on. Raises `RuleNotFoundError`."""
         return strikes.restore(self, task, parameter, operator, value, why=why)
 
-    def pause(
-        self, *, queue: str | None = None, task: Any = None, worker: str | None = None, why: str = ""
-    ) -> Struck:
+    def pause(self, *, queue: str | None = None, task: Any = None, worker: str | None = None, why: str = "") -> Struck:
         """Let no job of a queue or of a task begin, or let one worker take none, until `resume`; it survives restarts.
 
         A worker is named by its id as `workers` tells it, or by the id's beginning up to a colon (its host). It goes on
@@ -135,9 +133,7 @@ class Controls(Rooms):
         """
         return strikes.pause(self, queue=queue, task=task, worker=worker, why=why)
 
-    def resume(
-        self, *, queue: str | None = None, task: Any = None, worker: str | None = None, why: str = ""
-    ) -> Struck:
+    def resume(self, *, queue: str | None = None, task: Any = None, worker: str | None = None, why: str = "") -> Struck:
         """Take a `pause` back: the jobs that it holds go on. Raises `RuleNotFoundError`."""
         return strikes.resume(self, queue=queue, task=task, worker=worker, why=why)
 

@@ -123,9 +123,9 @@ class News:
         told: list[JobEvent] = [change_of(entry) for entry in self._since_last(history)]
         told += lines
         if nodes or progress != self._progress:
-            now = ledger.now()
-            told += [node_change(node, now) for node in nodes]
-            if progress != self._progress and (change := progress_of(job, now)) is not None:
+            seen_at = job.finished_at or ledger.now()
+            told += [node_change(node, seen_at) for node in nodes]
+            if progress != self._progress and (change := progress_of(job, seen_at)) is not None:
                 told.append(change)
         # Everything has been read: only now is it told.
         self._job, self._moved, self._progress = job, moved, progress

@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING
 from penstock import audit, snapshot
 from penstock.core.config import seconds
 from penstock.core.durations import format_duration
-from penstock.core.secrets import mask_url
+from penstock.core.exceptions import InvalidJobError
+from penstock.core.secrets import mask_text, mask_url
 from penstock.job import explanation
-from penstock.job.explanation import AHEAD_MAX, Explanation, Facts
-from penstock.job.lifecycle import State, shown_state
+from penstock.job.facts import AHEAD_MAX, Explanation, Facts, Slot
+from penstock.job.lifecycle import Event, State, shown_state
 from penstock.job.models import Job, JobQuery
+from penstock.job.slots import slots_of
+from penstock.job.steering import Pause
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from penstock.audit import Entry
+    from penstock.job.steering import Rule
     from penstock.rooms import Rooms
 
 _RETRIES, _ENTRIES = 20, 5
@@ -39,6 +43,8 @@ def collect(rooms: Rooms, job: Job) -> Facts:
         depth = None if wrong else snapshot.depths_of(rooms, [job.queue]).get(job.queue)
         older = JobQuery(states=("queued",), queue=job.queue, before=job.id, limit=AHEAD_MAX)
         ahead = len(ledger.find(older))
+    workers = tuple(ledger.workers())
+    rule = rooms.steering.rule_for(job) if waits else None
     problem = rooms.signer.problem(job) if waits else None
     retries = ledger.find(JobQuery(parent_id=job.id, limit=_RETRIES)) if job.state.final else []
     return Facts(
@@ -47,21 +53,48 @@ def collect(rooms: Rooms, job: Job) -> Facts:
         engine=mask_url(config.backend),
         in_process=rooms.gateway.in_process,
         attempts=tuple(ledger.attempts(job.id)),
-        workers=tuple(ledger.workers()),
+        workers=workers,
         depth=depth,
         engine_trouble=trouble,
         ahead=ahead,
         signature="" if problem is None else problem.told,
-        decided=tuple(
-            decision.told
-            for decision in snapshot.decisions(rooms)
-            if waits and decision.subject in (f"queue {job.queue}", f"task {job.name}")
-        ),
+        decided="" if rule is None else _rule(rule, now),
+        resting=frozenset(worker.id for worker in workers if waits and rooms.steering.rests(worker.id)),
+        slots=_slots(rooms, job) if waits else (),
+        called_off=_called_off(rooms, job),
         asked=tuple(_line(entry, now) for entry in audit.entries(rooms, subject=job.id, limit=_ENTRIES)),
         retries=tuple((one.id, shown_state(one, now)) for one in retries),
         grace_s=seconds(config.sweep.publish_grace),
         lease_s=seconds(config.lease.ttl),
     )
+
+
+def _rule(rule: Rule, now: datetime) -> str:
+    what = f"{str(rule).capitalize()} is paused" if isinstance(rule, Pause) else f"Struck: {rule}"
+    by = f", by {rule.by}" if rule.by else ""
+    ago = "" if rule.at is None else f" {format_duration(max(0.0, (now - rule.at).total_seconds()))} ago"
+    return mask_text(f"{what}{by}{ago}{': ' + rule.why if rule.why else ''}.")
+
+
+def _slots(rooms: Rooms, job: Job) -> tuple[Slot, ...]:
+    try:
+        wanted = slots_of(job)
+    except InvalidJobError:
+        return ()  # the attempt that reads them fails, and says so
+    if not wanted:
+        return ()
+    held = rooms.slots.holders()
+    return tuple(
+        Slot(key, most, tuple(holder.job_id for holder in held[key].holders) if key in held else ())
+        for key, most in wanted.items()
+    )
+
+
+def _called_off(rooms: Rooms, job: Job) -> str:
+    if job.state is not State.CANCELLED:
+        return ""
+    reasons = [e.reason for e in rooms.ledger.history(job.id) if e.event in (Event.CANCEL, Event.REQUEST_CANCEL)]
+    return next((reason for reason in reversed(reasons) if reason), "")
 
 
 def _line(entry: Entry, now: datetime) -> str:

@@ -115,7 +115,7 @@ class Slots:
         """Tell who holds the slots of each key that is in use."""
         return {record.name: _decoder.decode(record.body) for record in self._ledger.records.all(HOLDERS)}
 
-    # -- inside -----------------------------------------------------------------------------------------------------------
+    # -- inside -----------------------------------------------------------------------------------------------
 
     def _take(self, key: str, most: int, job: Job) -> bool:
         me = Holder(job.id, job.attempt)
@@ -139,9 +139,7 @@ class Slots:
         kind = f"{HOLDERS}:{key}"
         there = self._ledger.records.get(kind, job.id)
         if there is None:
-            self._ledger.records.write(
-                [Change(kind=kind, name=job.id, seen=0, body=b"{}", due_at=job.created_at)]
-            )
+            self._ledger.records.write([Change(kind=kind, name=job.id, seen=0, body=b"{}", due_at=job.created_at)])
         if not self._take(key, most, job):
             return False
         self._forget(kind, job.id)

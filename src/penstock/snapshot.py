@@ -14,6 +14,7 @@ from penstock.core.exceptions import BackendError, UnsupportedError
 from penstock.core.secrets import mask_url
 from penstock.job.lifecycle import SHOWN_STATES, shown_state
 from penstock.job.models import JobQuery, WorkerInfo
+from penstock.job.steering import Pause
 
 if TYPE_CHECKING:
     from penstock.core.overview import Tally
@@ -169,8 +170,18 @@ def queues(rooms: Rooms) -> list[QueueState]:
 
 
 def decisions(rooms: Rooms) -> tuple[Decision, ...]:
-    """List the strikes and pauses that hold. Raises `LedgerError`."""
-    return ()
+    """Return the strikes and pauses that hold. Raises `LedgerError`."""
+    return tuple(
+        Decision(
+            kind="pause" if isinstance(rule, Pause) else "strike",
+            subject=str(rule) if isinstance(rule, Pause) else f"task {rule.task}" if rule.task else str(rule),
+            told=rule.held,
+            by=rule.by,
+            at=rule.at,
+            why=rule.why,
+        )
+        for rule in rooms.steering.read()
+    )
 
 
 def depths_of(rooms: Rooms, names: Sequence[str]) -> dict[str, int]:

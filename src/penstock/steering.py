@@ -72,7 +72,7 @@ class Steering:
 
         return next((rule for rule in self.rules() if rule.meets(job.name, job.queue, given)), None)
 
-    # -- the gate -------------------------------------------------------------------------------------------------------
+    # -- the gate ---------------------------------------------------------------------------------------------
 
     def concerns(self, job: Job) -> bool:
         """See `Gate.concerns`."""
@@ -91,7 +91,7 @@ class Steering:
     def leave(self, job: Job) -> None:
         """See `Gate.leave`: nothing was taken."""
 
-    # -- jobs that wait -------------------------------------------------------------------------------------------------
+    # -- jobs that wait ---------------------------------------------------------------------------------------
 
     def hold(self, rule: Rule) -> int:
         """Hold, or drop, the jobs that wait already and may not begin; return how many.
@@ -102,9 +102,7 @@ class Steering:
         queue = rule.of if isinstance(rule, Pause) and rule.what == "queue" else None
         states = ("scheduled", "queued", "retrying")
         before, met = None, 0
-        while jobs := self._ledger.find(
-            JobQuery(states=states, name=name, queue=queue, before=before, limit=_PAGE)
-        ):
+        while jobs := self._ledger.find(JobQuery(states=states, name=name, queue=queue, before=before, limit=_PAGE)):
             before = jobs[-1].id
             steps = [
                 lifecycle.cancel(job.id, reason=STRUCK) if rule.drop else lifecycle.hold(job.id, why=rule.held)
@@ -141,4 +139,3 @@ class Steering:
             if len(jobs) < _PAGE:
                 break
         return admitted
-

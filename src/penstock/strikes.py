@@ -66,7 +66,8 @@ def _make(rooms: Rooms, rule: Rule) -> Struck:
             rooms.steering.read()
             held = rooms.steering.hold(rule)
             verb = "strike" if isinstance(rule, Strike) else "pause"
-            audit.note(rooms, verb, str(rule), why=rule.why, **{"dropped" if rule.drop else "held": held})
+            told = {"dropped": held} if rule.drop else {"held": held}
+            audit.note_all(rooms, verb, {str(rule): told}, why=rule.why)
             return Struck(rule, held)
     raise LedgerError(f"{rule.held} cannot be written: somebody changes it again and again")
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from penstock.core.base import Ledger
     from penstock.gateway import Gateway
 
-Phase = Literal["starting", "working", "draining", "ended"]
+Phase = Literal["starting", "working", "paused", "draining", "ended"]
 _LOOKS = 6
 """How often in the time of `patience_s` engine and ledger are looked at."""
 _LONGEST_PAUSE_S = 5.0

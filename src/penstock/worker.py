@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from penstock import __version__
+from penstock.burst import Burst
 from penstock.capture import Capture
 from penstock.core.base import WorkOrder
 from penstock.core.config import seconds
@@ -20,13 +21,12 @@ from penstock.core.exceptions import (
     JobNotFoundError,
     LedgerError,
     LedgerUnavailableError,
-    PenstockError,
-    UnsupportedError,
 )
 from penstock.core.secrets import mask_url
 from penstock.declared import declare
-from penstock.job.models import JobQuery, WorkerInfo
+from penstock.job.models import WorkerInfo
 from penstock.rescan import Rescan
+from penstock.resting import Resting
 from penstock.sources.decorators import TASKS
 from penstock.vitals import Vitals
 
@@ -39,7 +39,6 @@ logger = logging.getLogger("penstock.worker")
 
 EXIT_FORCED = 143
 """128 + SIGTERM: a second signal, bodies were stopped and their jobs handed back."""
-_RUNNING = ("running", "cancelling", "overdue")
 _TELL_EVERY_S = 10.0
 _BURST_POLL_S = 0.02
 _FORCED_WAIT_S = 0.2
@@ -101,6 +100,7 @@ class Worker:
             concurrency=self.concurrency,
             patience_s=seconds(config.worker.health_patience),
         )
+        self._resting = Resting(queue, self.vitals)
         self._ready = threading.Event()
         self._done = threading.Event()
         self._signals = 0
@@ -109,6 +109,7 @@ class Worker:
         self._told_at = 0.0
         self._opening = False
         self._rescan = Rescan(queue, declare=self._schedules)
+        self._burst = Burst(queue, self.queues)
 
     @property
     def ready(self) -> bool:
@@ -177,6 +178,7 @@ class Worker:
         return True
 
     def _take_nothing_new(self) -> None:
+        self._resting.leave()
         self.queue.sweeper.stop()
         if self._schedules:
             self.queue.job_files.stop()
@@ -271,7 +273,7 @@ class Worker:
             self._end()
             raise self._failure
         self.vitals.phase = "working"
-        self.queue.sweeper.start(each_time=self._tell, refused=self._refuse)
+        self.queue.sweeper.start(each_time=self._look, refused=self._refuse)
         if self._schedules:
             declare(self.queue)
             self.queue.job_files.start()
@@ -321,7 +323,7 @@ class Worker:
             on_turn=self.vitals.loop_turned,
         )
         try:
-            self.queue.gateway.work(order)
+            self._resting.work(order)
         except BaseException as error:  # noqa: BLE001 - told to the thread that waits
             self._failure = error
             if self.ready:
@@ -340,46 +342,11 @@ class Worker:
             return
         if self.burst:
             try:
-                if self._burst_over():
+                if self._burst.over():
                     self.queue.gateway.stop()
             except LedgerError as error:
                 logger.warning("the ledger did not answer: %s", error)
         self._done.wait(_BURST_POLL_S)  # a signal is looked at that often
-
-    def _burst_over(self) -> bool:
-        ledger = self.queue.ledger
-        due, running = ledger.backlog(self.queues)
-        if self.queue.execution.running:
-            return False
-        if due == 0:
-            # What the ledger has as running here and nobody runs here lost its lease, or the answer to its claim: the
-            # sweep makes it due again. It may have done so since the first look.
-            return running == 0 or (not self._lost_some() and ledger.backlog(self.queues)[0] == 0)
-        if self._engine_is_empty():
-            # Jobs are due and no message is on its way: they were lost, or published to an engine that was down.
-            self._publish_lost()
-        return False
-
-    def _lost_some(self) -> bool:
-        running = [
-            job
-            for name in self.queues
-            for job in self.queue.ledger.find(JobQuery(states=_RUNNING, queue=name, limit=500))
-        ]
-        return any(job.owner == self.queue.owner for job in running)
-
-    def _engine_is_empty(self) -> bool:
-        try:
-            return all(self.queue.gateway.depth(queue) == 0 for queue in self.queues)
-        except (UnsupportedError, PenstockError):
-            return False
-
-    def _publish_lost(self) -> None:
-        ledger = self.queue.ledger
-        for name in self.queues:
-            waiting = ledger.find(JobQuery(states=("queued",), queue=name, limit=500))
-            if waiting and self._engine_is_empty() and not self.queue.execution.running:
-                self.queue.sweeper.push(waiting)
 
     def _put_back(self) -> None:
         """Publish again what was taken from the engine after ``max_jobs`` had been reached."""
@@ -390,6 +357,10 @@ class Worker:
             self.queue.sweeper.push([self.queue.ledger.get(job_id) for job_id in left])
         except (LedgerError, JobNotFoundError) as error:
             logger.warning("%d messages were not put back, a sweep will do it: %s", len(left), error)
+
+    def _look(self) -> None:
+        self._tell()
+        self._resting.look()
 
     def _tell(self, *, force: bool = False) -> None:
         self.vitals.note()

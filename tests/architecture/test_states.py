@@ -7,7 +7,10 @@ import ast
 from penstock.job.lifecycle import State
 
 DECIDES = "job/lifecycle.py"
-APPLIES = {"handle.py", "execution.py", "heart.py", "sweeper.py", "writer.py", "testing/frozen.py"}
+APPLIES = {
+    "execution.py", "handle.py", "heart.py", "slots.py", "steering.py", "submission.py", "sweeper.py", "testing/frozen.py",
+    "writer.py",
+}  # fmt: skip
 
 
 def _is_state(node: ast.AST) -> bool:

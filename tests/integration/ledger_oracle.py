@@ -401,7 +401,7 @@ class Pair:
         same("expirable", {job.id for job in self.ledger.expirable(1000)}, stale)
         over = {row["id"] for row in running if row["lease_until"] < now}
         same("expired", {job.id for job in self.ledger.expired(1000)}, over)
-        backlog = (sum(row["scheduled_at"] <= now for row in queued), len(running))
+        backlog = (sum(row["scheduled_at"] <= now and row["held"] is None for row in queued), len(running))
         same("backlog", self.ledger.backlog(), backlog)
         for owner in {row["owner"] for row in rows}:
             if owner is not None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from penstock.job.explanation import AHEAD_MAX, Explanation, Facts, explain
+from penstock.job.explanation import explain
+from penstock.job.facts import AHEAD_MAX, Explanation, Facts, Slot
 from penstock.job.lifecycle import SHOWN_STATES, State
 from penstock.job.models import Attempt, ErrorInfo, Job, WorkerInfo
 
@@ -83,10 +84,26 @@ def test_a_job_that_was_handed_back_says_so() -> None:
 
 
 def test_a_job_that_is_held_says_by_what() -> None:
-    found = points(told(replace(JOB, held="struck by ada: bad feed"), decided=("Task sales is struck by ada.",)))
-    assert found["decided"].startswith("warning: Task sales is struck by ada.")
-    assert found["held"] == "warning: It is held back: struck by ada: bad feed."
+    found = points(told(replace(JOB, held="struck: sales"), decided="Struck: sales, by ada."))
+    assert found["decided"].startswith("warning: Struck: sales, by ada. penstock restore")
+    assert "held" not in found
     assert "penstock cancel" in points(told(replace(JOB, held="waits for a slot")))["held"]
+
+
+def test_a_job_that_is_held_by_a_rule_that_is_gone_goes_on_soon() -> None:
+    assert "goes on with the next sweep" in points(told(replace(JOB, held="paused: queue etl")))["held"]
+
+
+def test_a_job_that_waits_for_a_slot_says_who_has_it() -> None:
+    slots = (Slot("db", 2, ("job-7", "job-8")), Slot("free", 1))
+    found = points(told(replace(JOB, held="waits for a slot of 'db' (at most 2 at once)"), slots=slots))
+    assert found["held"].endswith("they give their slots back when they end: penstock explain job-7")
+    assert found["slots"] == "ok: At most 2 with the key 'db' run at once; now: job-7, job-8."
+
+
+def test_a_job_that_may_expire_says_when() -> None:
+    found = points(told(replace(JOB, expires_at=ago(-90))))["expires"]
+    assert found == "ok: If nobody has begun it by 2026-11-21 12:01:30 UTC (in 1 m 30 s), it fails as expired."
 
 
 def test_a_job_that_waits_with_a_note_tells_it_and_when_it_is_offered_again() -> None:
@@ -143,7 +160,7 @@ def test_a_queued_job_where_no_worker_ever_comes_says_so() -> None:
 
 
 def test_a_decision_that_holds_back_a_queued_job_is_told() -> None:
-    assert "Queue etl is paused." in points(told(JOB, decided=("Queue etl is paused.",)))["decided"]
+    assert "Queue etl is paused." in points(told(JOB, decided="Queue etl is paused."))["decided"]
 
 
 @pytest.mark.parametrize(
@@ -162,10 +179,13 @@ def test_a_decision_that_holds_back_a_queued_job_is_told() -> None:
             "warning: Whoever can run it is ill: host:1:ab: engine: silent.",
         ),
         ((WORKER,), "ok: 1 can run it: host:1:ab."),
+        ((replace(WORKER, id="resting:1"),), "warning: Whoever can run it is paused: resting:1. penstock resume"),
+        ((replace(WORKER, id="resting:1"), WORKER), "ok: 1 can run it: host:1:ab."),
     ],
 )
 def test_what_stands_between_a_job_and_a_worker(workers: tuple[WorkerInfo, ...], wanted: str) -> None:
-    assert points(told(JOB, workers=workers))["workers"].startswith(wanted)
+    found = points(told(JOB, workers=workers, resting=frozenset({"resting:1"})))
+    assert found["workers"].startswith(wanted)
 
 
 def test_workers_with_room_that_take_nothing_are_a_warning() -> None:
@@ -271,6 +291,15 @@ def test_a_cancelled_job_says_by_whom() -> None:
     assert explanation.told == "It was cancelled before it began, 5.0 s ago."
     assert points(explanation)["audit"] == "ok: By hand: cancel by ada 5.0 s ago."
     assert "No one's action is written down" in points(told(job))["audit"]
+
+
+@pytest.mark.parametrize(
+    ("by", "wanted"), [("struck", "A strike that drops"), ("replaced", "A newer job took its place")]
+)
+def test_a_job_that_was_called_off_says_by_what(by: str, wanted: str) -> None:
+    found = points(told(replace(JOB, state=State.CANCELLED, finished_at=ago(5)), called_off=by))
+    assert wanted in found["cancelled"]
+    assert "audit" not in found
 
 
 def test_a_job_that_was_stopped_while_it_ran_says_so() -> None:

@@ -114,9 +114,10 @@ def test_a_job_is_explained_by_what_the_ledger_the_engine_and_the_workers_say(qu
     worker(queue, tasks=("other",))
     explained = queue.explain(job.id[:30])
     assert (explained.job_id, explained.state, explained.queue) == (job.id, "queued", "etl")
-    assert "1 older jobs" in explained.told
+    assert "1 older job of queue etl waits too." in explained.points[0].told
+    assert explained.told == "No worker of queue etl has the task sales."
     assert "No worker of queue etl has the task sales." in [point.told for point in explained.points]
-    assert "is the first of queue etl" in queue.explain(queue.job(older.id)).told
+    assert "is the first of queue etl" in queue.explain(queue.job(older.id)).points[0].told
 
 
 def test_a_cancelled_job_is_explained_by_the_audit_trail(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,6 +135,17 @@ def test_a_retried_job_names_what_came_of_it(queue: JobQueue) -> None:
     job.cancel()
     again = job.retry()
     assert f"It was submitted again as {again.id}, which is queued." in [p.told for p in queue.explain(job).points]
+
+
+def test_a_struck_job_and_a_paused_queue_are_explained(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_ACTOR", "ada")
+    job, other = submit(queue, queue="etl"), submit(queue, "tax", queue="etl")
+    queue.strike("sales", why="bad feed")
+    explained = queue.explain(job.id)
+    assert (explained.state, explained.told.startswith("Struck: sales, by ada")) == ("blocked", True)
+    assert explained.told.endswith("ago: bad feed.")
+    queue.pause(queue="etl")
+    assert queue.explain(other.id).told.startswith("Queue etl is paused, by ada")
 
 
 def test_a_job_that_no_key_here_fits_is_explained(queue: JobQueue, tmp_path: Path) -> None:

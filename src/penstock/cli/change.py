@@ -21,17 +21,24 @@ _SAID = {
 }
 
 
-def cancel(first: str, /, *more: str, session: Annotated[Session, Parameter(parse=False)]) -> int:
+def cancel(
+    first: str,
+    /,
+    *more: str,
+    why: Annotated[str | None, Parameter(show_default=False)] = None,
+    session: Annotated[Session, Parameter(parse=False)],
+) -> int:
     """Cancel jobs: queued ones at once; running ones are stopped by their worker, killed after a grace.
 
     Args:
         first: A job's id, a unique beginning of it, or a name for its latest job.
         more: Further ones.
+        why: The reason, for the audit trail.
         session: Handed in by the parser.
     """
 
     def verb(handle: JobHandle) -> tuple[dict[str, Any], str]:
-        outcome = handle.cancel()
+        outcome = handle.cancel(why=why)
         return {
             "id": handle.id,
             "name": handle.name,
@@ -41,7 +48,13 @@ def cancel(first: str, /, *more: str, session: Annotated[Session, Parameter(pars
     return _for_each(session, session.queue(), [first, *more], verb)
 
 
-def retry(first: str, /, *more: str, session: Annotated[Session, Parameter(parse=False)]) -> int:
+def retry(
+    first: str,
+    /,
+    *more: str,
+    why: Annotated[str | None, Parameter(show_default=False)] = None,
+    session: Annotated[Session, Parameter(parse=False)],
+) -> int:
     """Run final jobs again: each becomes a new job with the same input, linked to the old one.
 
     Prints the new jobs' ids.
@@ -49,13 +62,14 @@ def retry(first: str, /, *more: str, session: Annotated[Session, Parameter(parse
     Args:
         first: A job's id, a unique beginning of it, or a name for its latest job.
         more: Further ones.
+        why: The reason, for the audit trail.
         session: Handed in by the parser.
     """
     queue = session.queue()
 
     def verb(handle: JobHandle) -> tuple[dict[str, Any], str]:
         with queue.captured(echo=session.verbose > 0):
-            again = handle.retry()
+            again = handle.retry(why=why)
         document = {**show.job_document(again.job, queue.now()), "outcome": str(again.outcome)}
         return document, f"{again.id}  {again.name}: again of {handle.id}" if session.pretty else again.id
 

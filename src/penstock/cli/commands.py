@@ -77,13 +77,31 @@ COMMANDS = (
     ),
     Command("scan", "penstock.cli.scan:scan", "Work", "Find scheduled functions in the folders", "[PATH...] [OPTIONS]"),
     Command("top", "penstock.cli.top:top", "Look", "Show functions, runs and logs on one screen"),
+    Command("snapshot", "penstock.cli.overview:snapshot", "Look", "Count jobs; show what runs, what comes, who works"),
+    Command("queues", "penstock.cli.overview:queues", "Look", "List queues: what waits, since when, who listens"),
     Command("jobs", "penstock.cli.lists:jobs", "Look", "List submitted jobs, newest first"),
     Command("status", "penstock.cli.look:status", "Look", "Show one job: attempts, nodes, error", "[REF] [OPTIONS]"),
+    Command("explain", "penstock.cli.reasons:explain", "Look", "Say why a job is where it is", "REF [OPTIONS]"),
+    Command("watch", "penstock.cli.following:watch", "Look", "Tell what happens to a job, live", "REF [OPTIONS]"),
     Command("result", "penstock.cli.look:result", "Look", "Print what a job returned", "REF [OPTIONS]"),
     Command("logs", "penstock.cli.look:logs", "Look", "Print what a job wrote; -f follows", "REF [OPTIONS]"),
     Command(
         "tasks", "penstock.cli.lists:tasks", "Look", "List what can be run: tasks and pipelines", "[NAME] [OPTIONS]"
     ),
+    Command("audit", "penstock.cli.reasons:audit", "Look", "List what was done by hand: who, when, what, why"),
+    Command(
+        "strike",
+        "penstock.cli.steer:strike",
+        "Steer",
+        "Let no job of a task, or with such an argument, begin",
+        'TASK ["NAME OP VALUE"] [OPTIONS]',
+    ),
+    Command("restore", "penstock.cli.steer:restore", "Steer", "Take a strike back", 'TASK ["NAME OP VALUE"] [OPTIONS]'),
+    Command(
+        "pause", "penstock.cli.steer:pause", "Steer", "Let a queue, a task or a worker rest", "WHAT NAME [OPTIONS]"
+    ),
+    Command("resume", "penstock.cli.steer:resume", "Steer", "Let it go on", "WHAT NAME [OPTIONS]"),
+    Command("rules", "penstock.cli.steer:rules", "Steer", "List the strikes and pauses that hold"),
     Command("backends", "penstock.cli.setup:backends", "Setup", "List the engines and what each can do"),
     Command("doctor", "penstock.cli.setup:doctor", "Setup", "Check config, ledger, engine, tasks, workers"),
     Command("config show", "penstock.cli.setup:show_config", "Setup", "Print every setting with its origin"),

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Group, Parameter
+from cyclopts.config import Env
 
 from penstock import __version__
 from penstock.cli import failures
 from penstock.cli.commands import COMMANDS
 from penstock.cli.failures import UsageError
 from penstock.plugin_commands import plugin_commands
+from penstock.settings.environment import WITH_VARIABLES
 
 _EVERYWHERE = Group("Everywhere", sort_key=100)
 _TAKES_ARGV = (("enqueue",), ("run",), ("schedules", "add"))
@@ -41,14 +43,17 @@ def build() -> App:
     for command in COMMANDS:
         first, _, second = command.name.partition(" ")
         usage = f"Usage: penstock {command.name} {command.usage}"
+        variables = Env("PENSTOCK_") if first in WITH_VARIABLES else None
         if first not in _grouped():
-            app.command(command.target, name=first, usage=usage, help_format="plaintext")
+            app.command(command.target, name=first, usage=usage, help_format="plaintext", config=variables)
             continue
         if first not in groups:
             told = f"Usage: penstock {first} {'COMMAND' if second else '[COMMAND]'} [OPTIONS]"
             groups[first] = App(name=first, help=_told_of(first), usage=told, help_format="markdown")
             app.command(groups[first])
-        groups[first].command(command.target, name=second or _LIST, usage=usage, help_format="plaintext", show=False)
+        groups[first].command(
+            command.target, name=second or _LIST, usage=usage, help_format="plaintext", show=False, config=variables
+        )
     return app
 
 

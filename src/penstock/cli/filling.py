@@ -43,6 +43,7 @@ def backfill(
     final_vars: Annotated[str | None, _OPTIONAL] = None,
     tasks: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     jobs: JobFlags | None = None,
+    why: Annotated[str | None, _OPTIONAL] = None,
     session: Annotated[Session, Parameter(parse=False)],
 ) -> int:
     """Make the jobs of past fire times, a few at a time, and wait for them.
@@ -65,6 +66,7 @@ def backfill(
         final_vars: What a pipeline is to compute, with commas between.
         tasks: A module or folder that holds tasks, added to those configured; may be repeated.
         jobs: Of each job, where NAME is no schedule.
+        why: The reason, for the audit trail.
         session: Handed in by the parser.
     """
     if max_active < 1:
@@ -77,6 +79,7 @@ def backfill(
         session, queue, name, inputs, final_vars, (jobs or JobFlags()).given(),
         start=from_, end=to, every=every, cron=cron, timezone=timezone, max_active=max_active, rerun=kinds,
     )  # fmt: skip
+    prepared.why = why
     if dry_run:
         return _print_plan(session, prepared)
     _warn_of_nobody(session, queue, prepared)

@@ -61,7 +61,7 @@ def jobs(
         raise UsageError(f"--limit takes a number over 0, not {limit}")
     query: dict[str, Any] = {
         "states": _states(status), "name": name, "queue": queue, "tag": tag, "limit": limit, "before": before,
-        "since": _since(since, opened),
+        "since": since_of(since, opened),
     }  # fmt: skip
 
     def found() -> tuple[list[Job], datetime]:
@@ -140,7 +140,8 @@ def _states(words: Sequence[str]) -> tuple[str, ...]:
     return states
 
 
-def _since(text: str | None, queue: JobQueue) -> datetime | None:
+def since_of(text: str | None, queue: JobQueue) -> datetime | None:
+    """Read ``24h`` or an ISO 8601 time with its zone. Raises `UsageError`."""
     if text is None:
         return None
     try:

@@ -205,14 +205,10 @@ def logs(
     """
     queue = session.look()
     handle = refs.find(queue, ref)
-    until = None if follow else 0.0
-    try:
-        for line in watch.new_lines(session, handle, until=until, attempt=attempt, node=node):
-            watch.print_line(session, line)
-            sys.stdout.flush()
-    except ResultTimeoutError:
-        return OK  # not asked to follow: what is there has been printed
-    if handle.job.state is State.FAILED:
+    for line in watch.new_lines(session, handle, follow=follow, attempt=attempt, node=node):
+        watch.print_line(session, line)
+        sys.stdout.flush()
+    if handle.refresh().state is State.FAILED:
         _print_traceback(session, handle)
         return JOB_FAILED if follow else OK
     return JOB_FAILED if follow and handle.job.state is State.CANCELLED else OK

@@ -73,6 +73,7 @@ def add(
     tasks: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     options: ScheduleFlags | None = None,
     jobs: JobFlags | None = None,
+    why: Annotated[str | None, _OPTIONAL] = None,
     session: Annotated[Session, Parameter(parse=False)],
 ) -> int:
     """Make a schedule for a task, a pipeline, or, behind --, a command; or change the one of that name.
@@ -93,6 +94,7 @@ def add(
         tasks: A module or folder that holds tasks, added to those configured; may be repeated.
         options: How it behaves.
         jobs: Of each job that it makes.
+        why: The reason, for the audit trail.
         session: Handed in by the parser.
     """
     from penstock.cli.submit import make_call
@@ -114,7 +116,7 @@ def add(
         task=task, options=(jobs or JobFlags()).given(),
     )  # fmt: skip
     given = rule_options(rule, (options or ScheduleFlags()).given())
-    made, did = opened.schedules.put(call, name=name, **given)
+    made, did = opened.schedules.put(call, name=name, why=why, **given)
     _print_changed(session, opened, made, str(did))
     return OK
 
@@ -126,6 +128,7 @@ def update(
     *,
     options: ScheduleFlags | None = None,
     jobs: JobFlags | None = None,
+    why: Annotated[str | None, _OPTIONAL] = None,
     session: Annotated[Session, Parameter(parse=False)],
 ) -> int:
     """Change a schedule that was made by hand; what is not named stays, and so does where it stands.
@@ -135,6 +138,7 @@ def update(
         rule: Another rule; see penstock schedules add --help.
         options: How it behaves.
         jobs: Of each job that it makes.
+        why: The reason, for the audit trail.
         session: Handed in by the parser.
     """
     given = {**(options or ScheduleFlags()).given(), **(jobs or JobFlags()).given()}
@@ -144,23 +148,30 @@ def update(
         raise UsageError(f"what is to change of {name}? Write another rule, or options; see --help")
     queue = session.queue()
     before = queue.schedules.get(name)
-    after = queue.schedules.update(name, **given)
+    after = queue.schedules.update(name, why=why, **given)
     _print_changed(session, queue, after, str(Did.KEPT if after.revision == before.revision else Did.CHANGED))
     return OK
 
 
-def remove(first: str, /, *more: str, session: Annotated[Session, Parameter(parse=False)]) -> int:
+def remove(
+    first: str,
+    /,
+    *more: str,
+    why: Annotated[str | None, _OPTIONAL] = None,
+    session: Annotated[Session, Parameter(parse=False)],
+) -> int:
     """Take schedules away. Their jobs stay, those that run go on.
 
     Args:
         first: A schedule that was made by hand; one that a file declares is removed there.
         more: Further ones.
+        why: The reason, for the audit trail.
         session: Handed in by the parser.
     """
     queue = session.queue()
 
     def verb(name: str) -> dict[str, Any]:
-        queue.schedules.remove(name)
+        queue.schedules.remove(name, why=why)
         return {"name": name, "outcome": "removed"}
 
     return _for_each(session, [first, *more], verb)
@@ -170,7 +181,7 @@ def pause(
     first: str,
     /,
     *more: str,
-    note: Annotated[str, _OPTIONAL] = "",
+    note: Annotated[str, Parameter(name=["--note", "--why"], show_default=False)] = "",
     session: Annotated[Session, Parameter(parse=False)],
 ) -> int:
     """Let schedules make no jobs until they are resumed; they stay paused over restarts and deploys.
@@ -178,7 +189,7 @@ def pause(
     Args:
         first: A schedule.
         more: Further ones.
-        note: Why; it is shown with the schedule.
+        note: Why; it is shown with the schedule, and in the audit trail.
         session: Handed in by the parser.
     """
     queue = session.queue()
@@ -190,18 +201,25 @@ def pause(
     return _for_each(session, [first, *more], verb)
 
 
-def resume(first: str, /, *more: str, session: Annotated[Session, Parameter(parse=False)]) -> int:
+def resume(
+    first: str,
+    /,
+    *more: str,
+    why: Annotated[str | None, _OPTIONAL] = None,
+    session: Annotated[Session, Parameter(parse=False)],
+) -> int:
     """Let paused schedules go on. The fire times of the pause are not made up for.
 
     Args:
         first: A schedule.
         more: Further ones.
+        why: The reason, for the audit trail.
         session: Handed in by the parser.
     """
     queue = session.queue()
 
     def verb(name: str) -> dict[str, Any]:
-        resumed = queue.schedules.resume(name)
+        resumed = queue.schedules.resume(name, why=why)
         told = show_schedules.next_text(resumed, queue.now())
         return {"name": name, "outcome": "resumed", "next_at": resumed.next_at, "told": f"next {told}" if told else ""}
 
@@ -215,6 +233,7 @@ def trigger(
     wait: Annotated[bool, _FLAG] = False,
     follow: Annotated[bool, _FLAG] = False,
     wait_timeout: Annotated[str | None, _OPTIONAL] = None,
+    why: Annotated[str | None, _OPTIONAL] = None,
     session: Annotated[Session, Parameter(parse=False)],
 ) -> int:
     """Make a job of a schedule now, whatever its rule says, and print its id. It is recorded as manual.
@@ -224,6 +243,7 @@ def trigger(
         wait: Wait until the job is final and print what it returned.
         follow: Wait, and print what the job writes meanwhile.
         wait_timeout: Wait at most so long, such as 10m.
+        why: The reason, for the audit trail.
         session: Handed in by the parser.
     """
     from penstock.cli.submit import print_submitted, wait_seconds
@@ -231,7 +251,7 @@ def trigger(
     wait_s = wait_seconds(wait_timeout, "--wait-timeout")
     queue = session.queue()
     with queue.captured(echo=session.verbose > 0):
-        handle = queue.schedules.trigger(name)
+        handle = queue.schedules.trigger(name, why=why)
     if wait or follow:
         return watch.until_final(session, queue, handle, timeout_s=wait_s, follow=follow)
     print_submitted(session, queue, handle)

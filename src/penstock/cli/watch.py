@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
+from penstock import events
 from penstock.cli import show
 from penstock.cli.failures import OK, tell
 from penstock.cli.session import Session
@@ -31,26 +32,18 @@ def new_lines(
     session: Session,
     handle: JobHandle,
     *,
-    until: float | None = None,
+    follow: bool = True,
+    timeout_s: float | None = None,
     attempt: int | None = None,
     node: str | None = None,
 ) -> Iterator[LogLine]:
-    """Yield what a job writes, as it comes, until it is final. Raises `ResultTimeoutError` after ``until``."""
-    seq = 0
-    started = time.monotonic()
-    while True:
-        # The state is read before the lines: what was written before the end is not missed.
-        final = handle.refresh().state.final
-        for line in handle.logs(attempt=attempt, after_seq=seq):
-            seq = line.seq
-            if node is None or line.node == node:
-                yield line
-        if final:
-            return
-        if until is not None and time.monotonic() > until:
-            raise ResultTimeoutError(handle.id, until - started, handle.state)
-        time.sleep(_POLL_S)
-        session.raise_if_nobody_reads()
+    """Yield what a job writes, as it comes, until it is final. Raises `ResultTimeoutError` after ``timeout_s``."""
+    found = events.stream(
+        handle.queue, handle.id, follow=follow, timeout_s=timeout_s, each_look=session.raise_if_nobody_reads
+    )
+    for event in found:
+        if isinstance(event, LogLine) and attempt in (None, event.attempt) and node in (None, event.node):
+            yield event
 
 
 def print_line(session: Session, line: LogLine) -> None:
@@ -63,10 +56,8 @@ def print_line(session: Session, line: LogLine) -> None:
 
 def until_final(session: Session, queue: JobQueue, handle: JobHandle, *, timeout_s: float | None, follow: bool) -> int:
     """Wait for a job, print its end, return the exit code."""
-    started = time.monotonic()
     if follow:
-        until = None if timeout_s is None else started + timeout_s
-        for line in new_lines(session, handle, until=until):
+        for line in new_lines(session, handle, timeout_s=timeout_s):
             print_line(session, line)
             sys.stdout.flush()
     elif session.pretty and not session.quiet:

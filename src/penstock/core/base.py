@@ -292,7 +292,7 @@ class Ledger(Overview):
 
     @abstractmethod
     def backlog(self, queues: Sequence[str] = ()) -> tuple[int, int]:
-        """Count the jobs that are due and queued, and those running, in these queues (none given: in all)."""
+        """Count the jobs that are due and admitted, and those running, in these queues (none given: in all)."""
 
     @abstractmethod
     def publishable(self, limit: int) -> list[Job]:

@@ -31,7 +31,7 @@ class StateChange(msgspec.Struct, frozen=True, kw_only=True, tag="state"):
 class ProgressChange(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
     """How far an attempt is, and what its body says of it: all that is known now, not only what is new.
 
-    What a body tells in quick succession may be told as one; ``at`` is when it was seen.
+    What a body tells in quick succession may be told as one; ``at`` is when it was seen, or the job ended.
     """
 
     job_id: str

@@ -262,7 +262,7 @@ class MemoryLedger(Ledger):
         """See `Ledger.backlog`."""
         with self._lock:
             store, now = self._store(), self.now()
-            due = [job for job in store.of(State.QUEUED) if job.scheduled_at <= now]
+            due = [job for job in store.of(State.QUEUED) if job.scheduled_at <= now and job.held is None]
             due_count, running_count = (
                 sum(not queues or job.queue in queues for job in jobs) for jobs in (due, store.of(State.RUNNING))
             )

@@ -85,7 +85,7 @@ def _of_states(server: RedisServer, query: JobQuery, now: datetime) -> list[Iter
         "scheduled": (("wait", from_now_on),),
         "queued": (("wait", until_now), ("retry", until_now)),
         "retrying": (("retry", from_now_on),),
-        "blocked": (("blocked", always),),
+        "blocked": (("blocked", always), ("held", always)),
     }
     queues = _members(server, "queues")
     for shown in dict.fromkeys(query.states):

@@ -6,7 +6,7 @@ tag, so they lie together on a cluster's node too. Below the prefix ``{namespace
 - ``job:ID`` is a row, a hash with a field for each column that differs from its default;
   ``job:ID:history`` (list), ``job:ID:logs`` (stream) and ``job:ID:nodes`` (hash) belong to it;
 - ``state:STATE``, ``name:NAME``, ``key:KEY``, ``parent:ID`` are sorted sets of ids, all scores 0: ids in order;
-- ``queue:QUEUE:wait``, ``:retry``, ``:blocked`` hold what is queued by the time it is due, ``:lease`` and
+- ``queue:QUEUE:wait``, ``:retry``, ``:blocked`` and ``:held`` have what is queued by when it is due, ``:lease`` and
   ``:cancelling`` what runs by the end of its lease; ``due`` what is to be published, by when;
   ``finished:STATE`` and ``created`` are by time;
 - ``live`` and ``ticks`` map keys and ticks to ids, ``queues`` and ``names`` are what there is of each;
@@ -65,7 +65,7 @@ _PLACE = """
 local function place(r)
   local queue = P .. 'queue:' .. r.queue
   if r.state == 'queued' then
-    if r.held or r.note then return queue .. ':blocked', r.scheduled_at end
+    if r.held or r.note then return queue .. (r.held and ':held' or ':blocked'), r.scheduled_at end
     return queue .. (r.attempt > 0 and ':retry' or ':wait'), r.scheduled_at
   end
   if r.state == 'running' then
@@ -315,7 +315,7 @@ if ARGV[6] ~= '' then
   end
   for queue, limit in pairs(limits) do
     local queued = coming[queue] or 0
-    for _, place in ipairs({{':wait', ':retry', ':blocked'}}) do
+    for _, place in ipairs({{':wait', ':retry', ':blocked', ':held'}}) do
       queued = queued + redis.call('ZCARD', P .. 'queue:' .. queue .. place)
     end
     if coming[queue] and queued > limit then return {{'full', queue, coming[queue]}} end
@@ -359,7 +359,7 @@ for _, w in ipairs(wanted) do
     redis.call('ZADD', P .. 'state:queued', 0, w.id)
     redis.call('ZADD', P .. 'created', num(now), w.id)
     redis.call('ZADD', P .. 'name:' .. w.name, 0, w.id)
-    redis.call('ZADD', P .. 'queue:' .. w.queue .. (w.held and ':blocked' or ':wait'), num(due), w.id)
+    redis.call('ZADD', P .. 'queue:' .. w.queue .. (w.held and ':held' or ':wait'), num(due), w.id)
     if not w.held then redis.call('ZADD', P .. 'due', num(publish_due_at), w.id) end
     if w.unique then redis.call('ZADD', P .. 'unique:' .. w.unique[1], num(now), w.id) end
     redis.call('SADD', P .. 'names', w.name)

@@ -19,6 +19,7 @@ for _, queue in ipairs(redis.call('SMEMBERS', P .. 'queues')) do
   add(2, 'ZCOUNT', at .. ':wait', '-inf', t)
   add(2, 'ZCOUNT', at .. ':retry', '-inf', t)
   add(3, 'ZCARD', at .. ':blocked')
+  add(3, 'ZCARD', at .. ':held')
   add(4, 'ZCOUNT', at .. ':lease', t, '+inf')
   add(5, 'ZCOUNT', at .. ':retry', '(' .. t, '+inf')
   add(6, 'ZCARD', at .. ':cancelling')

@@ -47,7 +47,7 @@ _CANCEL_REQUESTS = (
     "SELECT id, attempt FROM jobs WHERE owner = ? AND state = 'running' AND cancel_requested_at IS NOT NULL ORDER BY id"
 )
 _BACKLOG = (
-    f"SELECT (SELECT count(*) FROM jobs WHERE {sql.QUEUED} AND scheduled_at <= :now{{among}}), "
+    f"SELECT (SELECT count(*) FROM jobs WHERE {sql.QUEUED} AND held IS NULL AND scheduled_at <= :now{{among}}), "
     f"(SELECT count(*) FROM jobs WHERE {sql.RUNNING}{{among}})"
 )
 _AMONG = " AND queue IN (SELECT value FROM json_each(:queues))"

@@ -21,6 +21,14 @@ _RESERVED = re.compile(r"PENSTOCK_(CONFIG|ACTOR|REQUIRE_SERVICES|TEST_.*|FAIL|LO
 """Read elsewhere, or by our tests."""
 _OF_KUBERNETES = re.compile(r"PENSTOCK_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_\w+)?)")
 """Kubernetes puts such variables into every container beside a Service named ``penstock`` or ``penstock-web``."""
+WITH_VARIABLES = (
+    "audit", "cancel", "dead-letters", "explain", "pause", "queues", "requeue", "restore", "resume", "retry",
+    "snapshot", "strike", "watch", "workers",
+)  # fmt: skip
+"""Commands whose options may be given as ``PENSTOCK_COMMAND_OPTION``; those of the others are settings, or flags."""
+_OF_COMMANDS = re.compile(
+    rf"PENSTOCK_({'|'.join(word.upper().replace('-', '_') for word in WITH_VARIABLES)})_[A-Z0-9_]+"
+)
 _FLAGS = {"backend": "--url"}
 
 
@@ -53,7 +61,7 @@ def _variable(name: str, value: str) -> Layer:
         for part in reversed(path):
             table = {part: table}
         return flatten(table, lambda _path: origin)
-    if _OF_KUBERNETES.fullmatch(name):
+    if _OF_KUBERNETES.fullmatch(name) or _OF_COMMANDS.fullmatch(name):
         return {}
     guess = meant(path)
     hint = f"; did you mean {variable_of(guess)}?" if guess else ""

@@ -1,0 +1,244 @@
+"""Strikes and pauses: which jobs may not begin, from where, and when they go on."""
+
+from __future__ import annotations
+
+import pytest
+
+from penstock import JobQueue, Outcome, task
+from penstock.core.exceptions import InvalidJobError, RuleNotFoundError
+from penstock.job.steering import Strike
+from penstock.sources.decorators import TASKS
+from penstock.testing.harness import wait_until
+
+
+@pytest.fixture
+def queue(tmp_path):
+    with JobQueue("huey+sqlite:///q.db", ledger="sqlite:///ledger.db", root=tmp_path) as queue:
+        yield queue
+
+
+@pytest.fixture
+def report():
+    @task(name="report")
+    def report(customer: str, size: int = 1) -> str:
+        return customer
+
+    yield report
+    TASKS.discard("report")
+
+
+@pytest.fixture
+def other():
+    @task(name="other")
+    def other() -> str:
+        return "done"
+
+    yield other
+    TASKS.discard("other")
+
+
+def work(queue):
+    queue.worker(burst=True).run()
+
+
+def states(jobs):
+    return [job.state for job in jobs]
+
+
+def test_a_struck_task_does_not_begin_and_others_do(queue, report, other):
+    queue.strike("report")
+    jobs = [queue.enqueue(report, "a"), queue.enqueue(other)]
+    work(queue)
+    assert states(jobs) == ["blocked", "succeeded"]
+
+
+def test_enqueue_tells_that_a_job_is_blocked_and_why(queue, report):
+    queue.strike(report)
+    job = queue.enqueue(report, "a")
+    assert (job.outcome, job.job.held) == (Outcome.BLOCKED, "struck: report")
+
+
+def test_jobs_that_wait_already_are_held_too(queue, report):
+    jobs = [queue.enqueue(report, "a"), queue.enqueue(report, "b", delay="1h")]
+    assert queue.strike("report").jobs == 2
+    assert states(jobs) == ["blocked", "blocked"]
+
+
+def test_restored_jobs_run(queue, report):
+    before = queue.enqueue(report, "a")
+    queue.strike("report")
+    after = queue.enqueue(report, "b")
+    assert queue.restore("report").jobs == 2
+    work(queue)
+    assert states([before, after]) == ["succeeded", "succeeded"]
+
+
+def test_a_strike_that_drops_cancels_what_meets_it(queue, report):
+    before = queue.enqueue(report, "a")
+    queue.strike("report", drop=True)
+    after = queue.enqueue(report, "b")
+    assert (states([before, after]), after.outcome) == (["cancelled", "cancelled"], Outcome.BLOCKED)
+    assert [entry.reason for entry in before.history()][-1] == "struck"
+
+
+@pytest.mark.parametrize(
+    ("operator", "value", "met"),
+    [
+        ("==", 5, [5]),
+        ("!=", 5, [1, 9]),
+        ("<", 5, [1]),
+        ("<=", 5, [1, 5]),
+        (">", 5, [9]),
+        (">=", 5, [5, 9]),
+        ("between", [2, 6], [5]),
+        ("in", [1, 9], [1, 9]),
+    ],
+)
+def test_a_strike_compares_an_argument(queue, report, operator, value, met):
+    queue.strike("report", "size", operator, value)
+    jobs = {size: queue.enqueue(report, "a", size) for size in (1, 5, 9)}
+    assert [size for size, job in jobs.items() if job.state == "blocked"] == met
+
+
+def test_an_argument_that_was_left_out_counts_as_its_default(queue, report):
+    queue.strike("report", "size", "==", 1)
+    assert queue.enqueue(report, "a").state == "blocked"
+
+
+def test_an_argument_may_be_struck_in_all_tasks(queue, report, other):
+    queue.strike(parameter="customer", value="acme")
+    assert states([queue.enqueue(report, "acme"), queue.enqueue(report, "b"), queue.enqueue(other)]) == [
+        "blocked", "queued", "queued"
+    ]  # fmt: skip
+
+
+def test_what_cannot_be_compared_is_not_struck(queue, report):
+    queue.strike("report", "customer", "<", 5)
+    assert queue.enqueue(report, "a").state == "queued"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"task": "report", "operator": "like", "parameter": "size"},
+        {"task": "report", "value": 3},
+        {"parameter": "size", "operator": "between", "value": [3]},
+        {"parameter": "size", "operator": "between", "value": ["a", 1]},
+        {"parameter": "size", "operator": "in", "value": 3},
+        {"parameter": "size", "value": object()},
+        {"task": 3},
+    ],
+)
+def test_a_strike_that_means_nothing_is_refused(queue, said):
+    with pytest.raises(InvalidJobError):
+        queue.strike(**said)
+    assert queue.rules() == []
+
+
+def test_the_message_of_a_job_that_was_published_before_a_strike_starts_nothing(queue, report):
+    job = queue.enqueue(report, "a")
+    queue.ledger.records.write([_change(Strike(task="report"))])  # by another process: nobody has held the job
+    work_once(queue)
+    assert (job.state, job.job.held) == ("blocked", "struck: report")
+
+
+def _change(rule):
+    import msgspec
+
+    from penstock.core.records import Change
+    from penstock.job.steering import KIND
+
+    return Change(kind=KIND, name=rule.name, seen=0, body=msgspec.json.encode(rule))
+
+
+def work_once(queue):
+    queue.steering._read_at = None
+    work(queue)
+
+
+def test_a_job_held_for_a_rule_that_is_gone_goes_on_after_the_next_look(queue, report):
+    queue.strike("report")
+    job = queue.enqueue(report, "a")
+    record = queue.ledger.records.all("steering")[0]
+    queue.ledger.records.write([_gone(record)])  # whoever restored died before it let the jobs go on
+    assert queue.steering.reconcile() == 1
+    assert job.state == "queued"
+
+
+def _gone(record):
+    from penstock.core.records import Change
+
+    return Change(kind=record.kind, name=record.name, seen=record.version, body=None)
+
+
+def test_what_is_not_struck_cannot_be_restored(queue):
+    queue.strike("report")
+    with pytest.raises(RuleNotFoundError, match=r"struck: report$"):
+        queue.restore("reports")
+
+
+def test_a_paused_queue_begins_nothing_until_it_is_resumed(queue, report):
+    jobs = [queue.enqueue(report, "a", queue="etl"), queue.enqueue(report, "b")]
+    assert queue.pause(queue="etl", why="migration").jobs == 1
+    jobs.append(queue.enqueue(report, "c", queue="etl"))
+    queue.worker(burst=True, queues=["etl", "default"]).run()
+    assert states(jobs) == ["blocked", "succeeded", "blocked"]
+    queue.resume(queue="etl")
+    queue.worker(burst=True, queues=["etl", "default"]).run()
+    assert states(jobs) == ["succeeded"] * 3
+
+
+def test_a_pause_survives_the_processes_that_made_it(queue, report, tmp_path):
+    queue.pause(task="report")
+    queue.close()
+    with JobQueue("huey+sqlite:///q.db", ledger="sqlite:///ledger.db", root=tmp_path) as later:
+        assert later.enqueue(report, "a").job.held == "paused: task report"
+
+
+def test_what_is_struck_and_paused_waits_for_both(queue, report):
+    job = queue.enqueue(report, "a")
+    queue.strike("report")
+    queue.pause(queue="default")
+    queue.restore("report")
+    work(queue)
+    assert job.job.held == "paused: queue default" or job.refresh().held == "paused: queue default"
+    queue.resume(queue="default")
+    work(queue)
+    assert job.state == "succeeded"
+
+
+@pytest.mark.parametrize("said", [{}, {"queue": "a", "task": "b"}, {"queue": "not a queue!"}])
+def test_a_pause_that_means_nothing_is_refused(queue, said):
+    with pytest.raises(InvalidJobError):
+        queue.pause(**said)
+
+
+def test_a_paused_worker_takes_nothing_and_goes_on_when_resumed(queue, report):
+    with queue.worker() as worker:
+        queue.pause(worker=queue.owner)
+        wait_until(lambda: worker.vitals.phase == "paused")
+        wait_until(lambda: not worker._resting._at_work)
+        job = queue.enqueue(report, "a")
+        queue.resume(worker=queue.owner)
+        assert job.result(20) == "a"
+        assert worker.vitals.phase == "working"
+
+
+def test_a_paused_worker_can_be_stopped(queue):
+    with queue.worker() as worker:
+        queue.pause(worker=queue.owner.split(":")[0])
+        wait_until(lambda: worker.vitals.phase == "paused")
+    assert worker.vitals.phase == "ended"
+
+
+def test_every_decision_stands_in_the_audit_and_in_the_snapshot(queue):
+    queue.strike("report", why="wrong prices")
+    queue.pause(queue="etl", why="migration")
+    assert {(d.told, d.why) for d in queue.snapshot().decisions} == {
+        ("struck: report", "wrong prices"), ("paused: queue etl", "migration")
+    }  # fmt: skip
+    queue.restore("report", why="mended")
+    assert [(e.verb, e.subject, e.why) for e in queue.audit()] == [
+        ("restore", "report", "mended"), ("pause", "queue etl", "migration"), ("strike", "report", "wrong prices")
+    ]  # fmt: skip
