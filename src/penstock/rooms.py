@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from penstock.client import JobQueue
     from penstock.core.base import Ledger
     from penstock.dependencies.home import Home
+    from penstock.dependencies.successors import Successors
     from penstock.discovery import Discovery
     from penstock.execution import Execution
     from penstock.job_files import JobFiles
@@ -140,6 +141,7 @@ class Rooms:
             self.config,
             results=lambda: self.results,
             also=(self.steering.reconcile, self.slots.reconcile),
+            gave_up=lambda job: self.successors.follow(job),
         )
 
     @opened
@@ -217,6 +219,13 @@ class Rooms:
             self.children.close()
 
     @opened
+    def successors(self) -> Successors:
+        """What makes the next job of tasks that run again and again."""
+        from penstock.dependencies.successors import Successors
+
+        return Successors(lambda: cast("JobQueue", self))
+
+    @opened
     def home(self) -> Home:
         """What this process keeps for the dependencies of bodies."""
         from penstock.dependencies.home import Home
@@ -234,7 +243,6 @@ class Rooms:
     def execution(self) -> Execution:
         """What runs bodies in this process."""
         from penstock.dependencies.gate import LimitsGate
-        from penstock.dependencies.successors import Successors
         from penstock.execution import Execution
         from penstock.runners import configure
         from penstock.turns import Turns
@@ -256,11 +264,12 @@ class Rooms:
             gates=(
                 self.steering,
                 self.slots,
-                LimitsGate(lambda: self.ledger, lambda: self.slots, wakes.at),
                 Turns(self.config.worker.task_concurrency, lambda job_ids: self.sweeper.wake(job_ids)),
+                # The last: what it has let in once is not always let in again.
+                LimitsGate(lambda: self.ledger, lambda: self.slots, wakes.at),
             ),
             home=lambda: self.home,
-            successors=Successors(lambda: cast("JobQueue", self)),
+            successors=self.successors,
         )
         self._closers.insert(0, made.close)
         return made

@@ -13,6 +13,7 @@ import pytest
 from penstock import Cron, JobQueue, Perpetual, Retry, task
 from penstock.core.exceptions import ArgumentsError, ConfigError
 from penstock.dependencies.successors import Successors, seed
+from penstock.job import lifecycle
 from penstock.testing.harness import wait_until
 
 HOUR = timedelta(hours=1)
@@ -153,3 +154,23 @@ def test_an_automatic_task_that_needs_an_argument_is_refused():
 
         @task
         def checks(url: str, cron: Cron = Cron("@daily")) -> None: ...
+
+
+def test_a_job_that_kills_its_workers_is_followed_too(tmp_path):
+    @task
+    def kills(perpetual: Perpetual = Perpetual(every=HOUR)) -> None: ...
+
+    url = f"huey+sqlite:///{tmp_path}/queue.db"
+    with closing(JobQueue(url, ledger="memory://", root=tmp_path)) as queue:
+        job = queue.enqueue(kills, max_crashes=1)
+        assert queue.ledger.apply(lifecycle.claim(job.id, owner="host:1:dead", lease_s=0.001)) is not None
+        wait_until(queue.sweeper.rescue)
+        assert job.refresh().reason == "crash_loop"
+        assert after(queue, job).state == "scheduled"
+
+
+def test_the_next_job_does_not_expire_with_the_one_before(queue):
+    @task
+    def polls(perpetual: Perpetual = Perpetual(every=HOUR)) -> None: ...
+
+    assert after(queue, queue.enqueue(polls, expires="10s")).job.expires_at is None

@@ -19,6 +19,7 @@ from penstock.dependencies.base import Admission, AdmissionBlocked, Dependency
 from penstock.dependencies.kept import Kept, ms_of, short
 from penstock.dependencies.limits import ConcurrencyLimit, Cooldown, Debounce, Limit, RateLimit
 from penstock.dependencies.rates import Turn, Window
+from penstock.sources.decorators import TASKS
 
 if TYPE_CHECKING:
     from penstock.body import Ended
@@ -82,7 +83,7 @@ class Asked:
 
     def _limit(self, needed: Limit, job: Job, name: str | None, arguments: dict[str, Any]) -> Ended | None:
         by = needed.argument or name
-        counted = key_of(needed, job.name, by, arguments.get(by) if by else None)
+        counted = key_of(needed, TASKS[job.name].name, by, arguments.get(by) if by else None)
         match needed:
             case ConcurrencyLimit():
                 return self._concurrency(needed, job, counted)

@@ -54,7 +54,7 @@ class Successors:
         perpetual = _perpetual(TASKS.get(job.name))
         if perpetual is None or how not in _OVER or (said is not None and said.cancelled):
             return None
-        if job.key is None:
+        if job.key is None and job.unique_key is None:
             try:
                 self._record(job, perpetual, said)
             except LedgerError as error:
@@ -71,6 +71,11 @@ class Successors:
             threading.Thread(target=self._insist, args=arguments, name="penstock-again", daemon=True).start()
 
         return later
+
+    def follow(self, job: Job) -> None:
+        """Make the job that follows one whose process is gone, and that is final. Never raises."""
+        if (later := self.make(job, "crashed", None)) is not None:
+            later()
 
     def _insist(self, job: Job, perpetual: Perpetual, said: Next | None) -> None:
         until, pause_s = time.monotonic() + _TRIES_S, _PAUSE_S
@@ -106,6 +111,8 @@ class Successors:
             "tick_key": f"again:{job.id}",
             "metadata": _kept(job.metadata),
             "at": due if due > now else None,
+            "held": None,
+            "expires_at": None,
         }
         if said is not None and said.spec is not None:
             asked["spec"] = said.spec
