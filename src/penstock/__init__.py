@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from penstock.client import JobQueue, PublishWarning
+    from penstock.core.asks import Ask, Discard, RetryLater, Snooze
     from penstock.core.config import Config
     from penstock.core.exceptions import (
         DuplicateJobError,
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from penstock.handle import CancelOutcome, JobHandle
     from penstock.job.events import NodeChange, ProgressChange, StateChange
     from penstock.job.lifecycle import State
-    from penstock.job.models import LogLine, Outcome, Ref, RetryPolicy
+    from penstock.job.models import LogLine, Outcome, Ref
+    from penstock.job.retries import RetryPolicy, RetryRule
     from penstock.job.unique import UniquePolicy
     from penstock.run import Run
     from penstock.sources.decorators import Call, Task, task
@@ -35,9 +37,11 @@ if TYPE_CHECKING:
     from penstock.worker import Worker
 
 _HOMES = {
+    "Ask": "core.asks",
     "Call": "sources.decorators",
     "CancelOutcome": "handle",
     "Config": "core.config",
+    "Discard": "core.asks",
     "DuplicateJobError": "core.exceptions",
     "JobCancelledError": "core.exceptions",
     "JobFailedError": "core.exceptions",
@@ -53,9 +57,12 @@ _HOMES = {
     "QueueFullError": "core.exceptions",
     "Ref": "job.models",
     "ResultTimeoutError": "core.exceptions",
-    "RetryPolicy": "job.models",
+    "RetryLater": "core.asks",
+    "RetryPolicy": "job.retries",
+    "RetryRule": "job.retries",
     "Run": "run",
     "Secret": "core.secret",
+    "Snooze": "core.asks",
     "State": "job.lifecycle",
     "StateChange": "job.events",
     "Task": "sources.decorators",
@@ -76,9 +83,11 @@ __all__ = [  # noqa: RUF022 - the verbs and the main class first
     "agather",
     "as_completed",
     "Run",
+    "Ask",
     "Call",
     "CancelOutcome",
     "Config",
+    "Discard",
     "DuplicateJobError",
     "JobCancelledError",
     "JobFailedError",
@@ -93,8 +102,11 @@ __all__ = [  # noqa: RUF022 - the verbs and the main class first
     "QueueFullError",
     "Ref",
     "ResultTimeoutError",
+    "RetryLater",
     "RetryPolicy",
+    "RetryRule",
     "Secret",
+    "Snooze",
     "State",
     "StateChange",
     "Task",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -38,6 +39,15 @@ class Admission:
     def __init__(self, gates: Sequence[Gate] = ()) -> None:
         self._gates = tuple(gates)
         self._inside: dict[tuple[str, int], list[Gate]] = {}
+
+    @contextmanager
+    def having(self, gate: Gate) -> Generator[None]:
+        """Ask one gate more for a while, as the first: it decides for jobs that no other is to know of."""
+        self._gates = (gate, *self._gates)
+        try:
+            yield
+        finally:
+            self._gates = tuple(one for one in self._gates if one is not gate)
 
     def concerns(self, job: Job) -> bool:
         """Whether any gate has to be asked about this job."""

@@ -29,6 +29,8 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     error: ErrorInfo | None = None
     retryable: bool = True
     """False: another try cannot end otherwise (the input does not fit the pipeline, a module does not import)."""
+    discarded: bool = False
+    """Whether the body itself wants no other try."""
     wait_s: float | None = None
     """How long until the job is due again, where the end itself says so."""
     note: str | None = None

@@ -80,6 +80,11 @@ class Claims:
         self._over.add(owned.key)
 
     @property
+    def claimed(self) -> int:
+        """How many claims were granted since `begin`."""
+        return self._claimed
+
+    @property
     def spent(self) -> bool:
         """Whether the limit is reached, by claims that were granted."""
         return self._limit is not None and self._claimed >= self._limit

@@ -15,7 +15,7 @@ from penstock.control import Controls
 from penstock.core.config import Config
 from penstock.core.exceptions import InvalidJobError, JobNotFoundError
 from penstock.handle import JobHandle
-from penstock.job.models import JOB_ID, Intent, Job, JobQuery, Ref, WorkerInfo, new_job_id
+from penstock.job.models import JOB_ID, Intent, Job, JobQuery, Ref, WorkerInfo
 from penstock.options import JobOptions
 from penstock.rooms import TasksNotLoadedWarning
 from penstock.schedule_options import OPTIONS as SCHEDULE_OPTIONS
@@ -246,10 +246,9 @@ class JobQueue(Controls):
 
     def resubmit(self, job: Job) -> JobHandle:
         """Submit a job's input again as a new job; see `JobHandle.retry`. Raises `InvalidJobError` for a forged one."""
-        self.signer.check(job)
-        asked: dict[str, Any] = {name: getattr(job, name) for name in Intent.__struct_fields__ if hasattr(job, name)}
-        asked |= {"id": new_job_id(), "parent_id": job.id, "tick_key": None, "held": None, "expires_at": None}
-        return self._submit([Intent(**asked)])[0]
+        from penstock import dead_letters
+
+        return dead_letters.resubmit(self, job)
 
     def _submit(self, intents: Sequence[Intent], connection: object | None = None) -> list[JobHandle]:
         return [JobHandle(self, s.job, s.outcome) for s in record(self, intents, connection)]
@@ -336,6 +335,7 @@ class JobQueue(Controls):
         concurrency: int | None = None,
         burst: bool = False,
         max_jobs: int | None = None,
+        max_memory: str | int | None = None,
         connect_timeout: str | float = 0,
         scheduler: bool | None = None,
     ) -> Worker:
@@ -343,7 +343,7 @@ class JobQueue(Controls):
         from penstock.worker import Worker
 
         return Worker(
-            self, queues=queues, concurrency=concurrency, burst=burst, max_jobs=max_jobs,
+            self, queues=queues, concurrency=concurrency, burst=burst, max_jobs=max_jobs, max_memory=max_memory,
             connect_timeout=connect_timeout, scheduler=scheduler,
         )  # fmt: skip
 

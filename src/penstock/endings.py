@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import msgspec
 
 from penstock.body import Ended
 from penstock.core.secrets import mask_text
 from penstock.job import lifecycle
-from penstock.job.lifecycle import Reason, Transition
+from penstock.job.lifecycle import Event, Reason, Transition
 from penstock.job.models import ErrorInfo, Job, secrets_of
 
 MISSING = "Missing"
@@ -19,6 +20,7 @@ _FIRST_LINE_MAX = 500
 _UNKNOWN_S = 15.0
 _PASSED_ON_S, _PASSED_ON_TIMES = 0.25, 8
 _REMEMBERED = 1000
+_TIMEOUT = ("TimeoutError", "OSError", "Exception", "BaseException")
 
 
 class Elsewhere:
@@ -39,17 +41,28 @@ class Elsewhere:
         return min(_PASSED_ON_S * 2 ** max(0, self._times[job.id] - _PASSED_ON_TIMES), _UNKNOWN_S)
 
 
-def ending(job: Job, ended: Ended, elsewhere: Elsewhere) -> Transition:
-    """Return how the ledger is to be told."""
+def counts_for_itself(job: Job, ended: Ended) -> bool:
+    """Whether `ending` has to know the errors of the attempts before."""
+    return bool(job.backoff.rules) and job.errors > 0 and ended.how in ("raised", "timeout")
+
+
+def ending(job: Job, ended: Ended, elsewhere: Elsewhere, earlier: Sequence[ErrorInfo] | None = ()) -> Transition:
+    """Return how the ledger is to be told. ``earlier``: the errors before; None: they could not be had."""
     match ended.how:
         case "returned":
             return lifecycle.succeed(job.id, attempt=job.attempt, result=ended.result)
         case "raised":
             error = _error(job, ended)
-            reason = Reason.ERROR if ended.retryable else Reason.INVALID
-            return lifecycle.fail(job, error=error, reason=reason, retryable=ended.retryable, wait_s=ended.wait_s)
+            reason = Reason.ERROR if ended.retryable or ended.discarded else Reason.INVALID
+            told = lifecycle.fail(
+                job, error=error, reason=reason, retryable=ended.retryable, wait_s=ended.wait_s, earlier=earlier
+            )
+            if told.event is Event.FAIL and ended.wait_s is not None:
+                last = f"{error.message}; no try is left (max_attempts is {job.max_attempts})"
+                return msgspec.structs.replace(told, error=msgspec.structs.replace(error, message=last))
+            return told
         case "timeout":
-            return lifecycle.fail(job, error=_error(job, ended), reason=Reason.TIMEOUT)
+            return lifecycle.fail(job, error=_error(job, ended), reason=Reason.TIMEOUT, earlier=earlier)
         case "crashed":
             return lifecycle.rescue(job, error=ended.error, by_parent=True)
         case "cancelled":
@@ -74,7 +87,9 @@ def veiled(job: Job, ended: Ended) -> Ended:
     """Hide secrets in what a body's error says: those of this process, and those of the job's own input."""
     error = ended.error
     if error is None:
-        return ended
+        if ended.note is None:
+            return ended
+        return msgspec.structs.replace(ended, note=mask_text(ended.note, secrets_of(job)))
     secrets = secrets_of(job)
     hidden = msgspec.structs.replace(
         error, message=mask_text(error.message, secrets), traceback=mask_text(error.traceback, secrets)
@@ -96,5 +111,5 @@ def _error(job: Job, ended: Ended) -> ErrorInfo:
     if ended.error is not None:
         return ended.error
     if ended.how == "timeout":
-        return ErrorInfo("JobTimeout", f"ran longer than its timeout of {job.timeout_s:g} s")
+        return ErrorInfo("JobTimeout", f"ran longer than its timeout of {job.timeout_s:g} s", bases=_TIMEOUT)
     return ErrorInfo("Crashed", "its process died") if ended.how == "crashed" else ErrorInfo("Error", "")

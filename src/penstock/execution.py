@@ -21,15 +21,15 @@ from penstock.claims import Claims
 from penstock.core.base import Applied
 from penstock.core.config import Config, seconds
 from penstock.core.exceptions import InvalidJobError, JobNotFoundError, LedgerError, LedgerUnavailableError
-from penstock.endings import MISSING, Elsewhere, ending, first_line, veiled
+from penstock.endings import MISSING, Elsewhere, counts_for_itself, ending, first_line, veiled
 from penstock.heart import Heart, Owned
 from penstock.job import lifecycle
-from penstock.job.lifecycle import Transition
+from penstock.job.lifecycle import Event, Transition
 from penstock.job.models import ErrorInfo, Job, Message
 from penstock.refusals import Refusals
 from penstock.run import JobInterrupted, Run, current_run
 from penstock.runners import runner_for
-from penstock.runners.errors import describe_error
+from penstock.runners.errors import ended_by
 from penstock.writer import Writer
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Execution:
         self._children = children
         self._limits = config.limits
         self._refusals = Refusals(signer, config.limits, self._count)
-        self._admission = Admission(gates)
+        self.admission = Admission(gates)
         self._changed = changed
         self._listened = listened
 
@@ -103,7 +103,7 @@ class Execution:
                 continue
             refused = self._refuse(owned) or self._not_admitted(owned)
             ended = veiled(owned.job, refused or self._guarded(lambda o=owned: self._body(o), owned))
-            self._admission.leave(owned.job)
+            self.admission.leave(owned.job)
             self._settle(owned, ended)
             failure = failure or first_line(owned.job, ended)
         return failure
@@ -119,14 +119,14 @@ class Execution:
             if owned is None:
                 continue
             ended = self._refuse(owned)
-            if ended is None and self._admission.concerns(owned.job):
+            if ended is None and self.admission.concerns(owned.job):
                 ended = await bridge.in_thread(self._not_admitted, owned)
             if ended is None and self._is_async_inline(owned.job):
                 ended = await self._abody(owned)
             elif ended is None:
                 ended = await bridge.in_thread(self._guarded, lambda o=owned: self._body(o), owned)
-            if self._admission.let_in(owned.job):
-                await bridge.in_thread(self._admission.leave, owned.job)
+            if self.admission.let_in(owned.job):
+                await bridge.in_thread(self.admission.leave, owned.job)
             ended = veiled(owned.job, ended)
             await self._asettle(owned, ended)
             failure = failure or first_line(owned.job, ended)
@@ -182,10 +182,10 @@ class Execution:
 
     def _not_admitted(self, owned: Owned) -> Ended | None:
         """Ask the gates; a ledger that cannot answer them now hands the attempt back."""
-        if not self._admission.concerns(owned.job):
+        if not self.admission.concerns(owned.job):
             return None
         try:
-            return self._admission.enter(owned.job)
+            return self.admission.enter(owned.job)
         except LedgerError as error:
             logger.warning("job %s cannot be admitted yet: %s", owned.job.id, error)
             return Ended(how="released")
@@ -278,7 +278,7 @@ class Execution:
         cause = owned.interrupt.cause
         if cause is not None and isinstance(error, JobInterrupted | asyncio.CancelledError):
             return Ended(how=cause)
-        return Ended(how="raised", error=describe_error(error), retryable=getattr(error, "retryable", True))
+        return ended_by(error)
 
     # -- settle -------------------------------------------------------------------------------------------------
 
@@ -304,7 +304,8 @@ class Execution:
         """`_settle`, but returns when it is done: the engine's worker may be gone at once after that."""
         if owned.reports:
             await bridge.in_thread(self.heart.flush, owned)
-        transition = self._ending(owned, ended)
+        asks = counts_for_itself(owned.job, ended)
+        transition = await bridge.in_thread(self._ending, owned, ended) if asks else self._ending(owned, ended)
         repeats = self._ledger.repeats
         try:
             applied = await bridge.answer(partial(self._writer.post, transition))
@@ -318,7 +319,15 @@ class Execution:
 
     def _ending(self, owned: Owned, ended: Ended) -> Transition:
         self._count(ended.how)
-        return ending(owned.job, ended, self.elsewhere)
+        earlier = self._errors_before(owned.job) if counts_for_itself(owned.job, ended) else ()
+        return ending(owned.job, ended, self.elsewhere, earlier)
+
+    def _errors_before(self, job: Job) -> list[ErrorInfo] | None:
+        try:
+            return [e.error for e in self._ledger.history(job.id) if e.event is Event.RETRY and e.error is not None]
+        except LedgerError as error:
+            logger.warning("the earlier errors of job %s cannot be counted, it is tried again: %s", job.id, error)
+            return None
 
     def _unsettled(self, owned: Owned, transition: Transition, error: Exception) -> None:
         logger.warning("could not record the end of job %s, trying again: %s", owned.job.id, error)

@@ -24,6 +24,7 @@ from penstock.job.models import (
     RetryPolicy,
     new_job_id,
 )
+from penstock.job.retries import RetryRule, parse_discard_on, parse_retry_on
 from penstock.job.slots import parse_slots, slots_entry
 from penstock.job.unique import UniquePolicy
 from penstock.signing import RESERVED
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from penstock.core.config import Config
 
 NAMES = (
-    "at", "delay", "key", "queue", "priority", "max_attempts", "max_crashes", "timeout", "backoff", "isolation",
+    "at", "delay", "key", "queue", "priority", "max_attempts", "max_crashes", "timeout", "backoff", "retry_on",
+    "discard_on", "isolation",
     *LIMITS,
     "unique", "on_conflict", "expires", "limits", "tags", "metadata", "job_id",
 )  # fmt: skip
@@ -52,6 +54,8 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     timeout_s: float | None = None
     """Infinity: no timeout, where a layer below sets one."""
     backoff: RetryPolicy | None = None
+    retry_on: tuple[RetryRule, ...] | None = None
+    discard_on: tuple[str, ...] | None = None
     isolation: Isolation | None = None
     max_memory_bytes: int | None = None
     """0: no limit, where a layer below sets one; so with the next two."""
@@ -140,7 +144,7 @@ def intent(
         timeout_s=None if timeout_s is None or math.isinf(timeout_s) else timeout_s,
         max_attempts=options.max_attempts or defaults.max_attempts,
         max_crashes=options.max_crashes or defaults.max_crashes,
-        backoff=options.backoff or RetryPolicy.parse(defaults.backoff),
+        backoff=_backoff_of(config, options, name),
         key=options.key,
         parent_id=parent_id,
         tags=options.tags or (),
@@ -158,6 +162,23 @@ def intent(
         unique_period_s=None if unique is None else unique.period_s,
         on_conflict=options.on_conflict or (unique.on_conflict if unique is not None else "keep"),
     )
+
+
+def _backoff_of(config: Config, options: JobOptions, name: str) -> RetryPolicy:
+    """Return when an error of this job is tried again; refuse rules that cannot have been meant so."""
+    defaults, own = config.defaults, options.backoff
+    rules, discard_on = options.retry_on, options.discard_on
+    if own is None or not own.has_rules:
+        rules = parse_retry_on(defaults.retry_on) if rules is None and defaults.retry_on else rules
+        discard_on = parse_discard_on(defaults.discard_on) if discard_on is None else discard_on
+    policy = (own or RetryPolicy.parse(defaults.backoff)).with_rules(rules, discard_on)
+    if options.retry_on and policy.retry_on and options.max_attempts is None and defaults.max_attempts == 1:
+        first = policy.retry_on[0]
+        raise InvalidJobError(
+            f"{name}: retry_on names {first}, and a job has one try; say how many: max_attempts=3, or "
+            f"retry_on={{{first!r}: 3}} for these errors alone"
+        )
+    return policy
 
 
 def _limits(config: Config, options: JobOptions, name: str, isolation: Isolation) -> dict[str, str]:
@@ -271,6 +292,14 @@ def _backoff(value: Any) -> tuple[str, Any]:
     return "backoff", RetryPolicy.parse(value)
 
 
+def _retry_on(value: Any) -> tuple[str, Any]:
+    return "retry_on", parse_retry_on(value)
+
+
+def _discard_on(value: Any) -> tuple[str, Any]:
+    return "discard_on", parse_discard_on(value)
+
+
 def _isolation(value: Any) -> tuple[str, Any]:
     if value not in ("inline", "process"):
         raise ValueError(f"{value!r} is neither 'inline' nor 'process'")
@@ -330,6 +359,8 @@ _CHECKS: dict[str, Any] = {
     "max_crashes": _count("max_crashes", 1, 1000),
     "timeout": _timeout,
     "backoff": _backoff,
+    "retry_on": _retry_on,
+    "discard_on": _discard_on,
     "isolation": _isolation,
     "max_memory": _limit("max_memory_bytes", parse_memory_bytes),
     "max_cpu": _limit("max_cpu_s", parse_cpu_s),

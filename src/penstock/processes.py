@@ -121,6 +121,8 @@ class _Process:
         """As it last told, if it was asked to."""
         self.health_at = self.started = time.monotonic()
         self._unread = b""
+        self.again: int | None = None
+        """How many jobs it has had, if it ended so that another one takes its place."""
         self.told = 0
         """How many signals were passed on to it."""
         self.streams = [
@@ -141,9 +143,18 @@ class _Process:
         for line in lines:
             if line == tether.READY:
                 self.ready = True
+            elif line.startswith(tether.AGAIN):
+                self.again = int(line.removeprefix(tether.AGAIN))
             else:
                 self.health, self.health_at = _health.decode(line), time.monotonic()
         return bool(data)
+
+    def hear_out(self) -> None:
+        """Hear what it told before it ended."""
+        self.tether.setblocking(False)
+        with contextlib.suppress(OSError):
+            while self.listen():
+                pass
 
     def member(self, now: float, patience_s: float) -> Member:
         """Tell how it is."""
@@ -162,31 +173,40 @@ class _Process:
 class _Place:
     """One of the processes that there should be."""
 
-    def __init__(self, arguments: Sequence[str]) -> None:
-        self.arguments = arguments
+    def __init__(self, arguments: Sequence[str], jobs_left: int | None) -> None:
+        self._arguments = arguments
+        self.jobs_left = jobs_left
         self.process: _Process | None = None
         self.failed_starts = 0
         self.pause_s = _FIRST_PAUSE_S
         self.start_at: float | None = 0.0
         """When to start a process here; None: not any more, or it runs."""
 
+    @property
+    def arguments(self) -> list[str]:
+        """What follows ``penstock worker`` for the next process here."""
+        return [*self._arguments, *([] if self.jobs_left is None else [f"--max-jobs={self.jobs_left}"])]
+
 
 class Processes:
     """Starts worker processes, passes signals on, replaces those that die, and ends with the last of them."""
 
     def __init__(
-        self, arguments: Sequence[Sequence[str]], *, ends: bool, drain_s: float, say: Say, as_json: bool = False
-    ) -> None:
+        self, arguments: Sequence[str], jobs: Sequence[int | None], *, ends: bool, drain_s: float, say: Say,
+        as_json: bool = False,
+    ) -> None:  # fmt: skip
         """Start nothing yet.
 
         Args:
             arguments: what follows ``penstock worker``, for each process.
+            jobs: for each process that there is to be, its share of `shares`.
             ends: whether a process is meant to end by itself (a burst, a number of jobs).
             drain_s: a process that has not ended so long after the first signal is killed.
-            say: told of "started" (pids), "died" (pid, code, again_in_s), "gave_up" (pid, code) and "killed" (pid).
+            say: told of "started" (pids), "died" (pid, code, again_in_s), "gave_up" (pid, code), "killed" (pid)
+                and "recycled" (pid, jobs).
             as_json: whether stderr, too, is passed on as it is.
         """
-        self._places = [_Place(each) for each in arguments]
+        self._places = [_Place(arguments, share) for share in jobs]
         self._ends = ends
         self._drain_s = drain_s
         self._say = say
@@ -288,7 +308,11 @@ class Processes:
                 self._once_ready = self._once_ready or key.data.ready
 
     def _ended(self, place: _Place, ended: _Process, code: int) -> None:
+        ended.hear_out()
         self._bury(place, ended)
+        if code == 0 and ended.again is not None and not self._signals:
+            self._recycle(place, ended.pid, ended.again)
+            return
         if self._signals:
             # A signal of ours that came before it could listen is no failure.
             unheard = not ended.ready and code == 128 + signal.SIGTERM
@@ -307,6 +331,14 @@ class Processes:
         self._say("died", pid=ended.pid, code=code, again_in_s=place.pause_s)
         place.start_at = time.monotonic() + place.pause_s
         place.pause_s = min(2 * place.pause_s, _LONGEST_PAUSE_S)
+
+    def _recycle(self, place: _Place, pid: int, jobs: int) -> None:
+        """Start another at once: it has had a job at least, so this is no loop of failures."""
+        self._say("recycled", pid=pid, jobs=jobs)
+        if place.jobs_left is not None:
+            place.jobs_left -= jobs
+        if place.jobs_left is None or place.jobs_left > 0:
+            place.start_at = time.monotonic()
 
     def _bury(self, place: _Place, ended: _Process) -> None:
         """Pass on what it wrote last. Its own children may hold the pipes open: nothing is waited for."""

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from penstock.core.config import seconds
-from penstock.core.exceptions import LedgerError
+from penstock.core.exceptions import ConfigError, LedgerError
 from penstock.declared import plan_of
 from penstock.project_schedules import ProjectFiles
 
@@ -50,6 +50,14 @@ class Rescan:
         except Exception:
             logger.exception("a scan failed, the next one follows")
         self._next = time.monotonic() + self._every_s
+
+    def pipelines(self) -> tuple[str, ...]:
+        """Name the pipelines that can be run here; none where the projects cannot be read, which is logged."""
+        try:
+            return tuple(sorted(self._queue.pipelines()))
+        except ConfigError as error:
+            logger.warning("the pipelines that this worker has are not known: %s", error)
+            return ()
 
     def start(self) -> None:
         """Scan in the background until `stop`."""

@@ -218,6 +218,7 @@ class Rooms:
         """What runs bodies in this process."""
         from penstock.execution import Execution
         from penstock.runners import configure
+        from penstock.turns import Turns
 
         self.load_tasks()
         configure(self.config, root=self.root)
@@ -230,7 +231,11 @@ class Rooms:
             signer=self.signer,
             changed=self._tell,
             listened=lambda: bool(self._listeners or self._plugin_listeners),
-            gates=(self.steering, self.slots),
+            gates=(
+                self.steering,
+                self.slots,
+                Turns(self.config.worker.task_concurrency, lambda job_ids: self.sweeper.wake(job_ids)),
+            ),
         )
         self._closers.insert(0, made.close)
         return made

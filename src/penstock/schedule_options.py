@@ -30,17 +30,9 @@ OPTIONS = (
 """Beside the options of the jobs that it makes."""
 _TEXT_MAX = 4_000
 _JOB_OPTIONS = (
-    "queue",
-    "priority",
-    "max_attempts",
-    "max_crashes",
-    "timeout",
-    "backoff",
-    "isolation",
-    "expires",
-    "metadata",
-    *limits.OPTIONS,
-)
+    "queue", "priority", "max_attempts", "max_crashes", "timeout", "backoff", "retry_on", "discard_on", "isolation",
+    "expires", "metadata", *limits.OPTIONS,
+)  # fmt: skip
 
 
 def template_of(intent: Intent) -> Template:
@@ -104,6 +96,8 @@ def _changed(template: Template, asked: JobOptions) -> Template:
         for name in Template.__struct_fields__
         if name in JobOptions.__struct_fields__ and (value := getattr(asked, name)) is not None
     }
+    policy = template.backoff if asked.backoff is None else asked.backoff.or_rules_of(template.backoff)
+    changes["backoff"] = policy.with_rules(asked.retry_on, asked.discard_on)
     ours = {name: value for name, value in template.metadata.items() if name.startswith(RESERVED)}
     held = limits.changed(
         ours.pop(limits.FIELD, None), memory_bytes=asked.max_memory_bytes, cpu_s=asked.max_cpu_s,

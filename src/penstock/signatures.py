@@ -102,12 +102,34 @@ class Plan:
                 return list(args[:at]), {**by_name, **kwargs}
         return list(args), dict(kwargs)
 
+    def changed(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], changes: Mapping[str, Any]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Return stored arguments of a call with some put in their place, by name; `check` has still to see them."""
+        left = dict(changes)
+        parameters = [p for p in self._signature.parameters.values() if p.kind in _POSITIONAL]
+        placed = [_as_ref(value) if _is_ref(value) else value for value in args]
+        for at, parameter in enumerate(parameters[: len(placed)]):
+            if parameter.name in left:
+                placed[at] = left.pop(parameter.name)
+        if self._var_positional and self._var_positional in left and len(placed) >= len(parameters):
+            placed[len(parameters) :] = left.pop(self._var_positional)
+        named = {name: _as_ref(value) if _is_ref(value) else value for name, value in kwargs.items()}
+        return placed, {**named, **left}
+
     def by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of a call by the names of the parameters, those left out as their defaults."""
         bound = self._signature.bind(*args, **kwargs)
         given = set(bound.arguments)
         bound.apply_defaults()
         return {name: value if name in given else _plain(value) for name, value in bound.arguments.items()}
+
+    def part_by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return some arguments of a call by the names of the parameters. Raises `ArgumentsError`."""
+        try:
+            return dict(self._signature.bind_partial(*args, **kwargs).arguments)
+        except TypeError as error:
+            raise ArgumentsError(f"task {self._name}{self._signature}: {error}") from None
 
     def call(self, fn: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], run: Any) -> Any:
         """Call the function with stored arguments, restored to their types, refs loaded, the run put in its place."""

@@ -20,7 +20,13 @@ import msgspec
 from penstock import audit
 from penstock.core.base import Patience
 from penstock.core.config import Config, seconds
-from penstock.core.exceptions import BackendError, LedgerError, NewerLedgerError, UnsupportedError
+from penstock.core.exceptions import (
+    BackendError,
+    JobNotFoundError,
+    LedgerError,
+    NewerLedgerError,
+    UnsupportedError,
+)
 from penstock.gateway import message_for
 from penstock.job import lifecycle
 from penstock.job.lifecycle import State
@@ -212,6 +218,16 @@ class Sweeper:
             logger.warning("could not publish %d jobs, they wait for the next sweep: %s", len(elected), error)
             return 0
         return len(elected)
+
+    def wake(self, job_ids: Sequence[str]) -> None:
+        """T15: publish jobs that need not wait any longer. A failure is no harm: they are due in time anyhow."""
+        try:
+            answers = self._ledger.apply_many([lifecycle.wake(job_id) for job_id in job_ids])
+            woken = [job_id for job_id, answer in zip(job_ids, answers, strict=True) if answer is not None]
+            if not self._gateway.in_process:  # who publishes there runs them, in the middle of what it does
+                self.push([self._ledger.get(job_id) for job_id in woken])
+        except (LedgerError, JobNotFoundError) as error:
+            logger.info("could not wake %d jobs: %s", len(job_ids), error)
 
     def rescue(self) -> int:
         """T7 for every running job whose lease is over; return how many were taken from their dead owners.

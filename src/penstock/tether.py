@@ -13,7 +13,9 @@ from collections.abc import Callable
 VARIABLE = "_PENSTOCK_TETHER"
 """The environment variable that tells a child the descriptor of its end."""
 READY = b"ready"
-"""The line by which a child tells that jobs are being taken; every other line is its health, as JSON."""
+"""The line by which a child tells that jobs are being taken; any other but the next is its health, as JSON."""
+AGAIN = b"again "
+"""How the line begins by which a child tells, at its end, that another is to take its place, and its number of jobs."""
 _REPORT_S = 1.0
 _ORPHAN_S = (0.3, 10.0)
 """How long a child that lost its parent has after the first signal to itself, and after the second."""
@@ -37,6 +39,11 @@ class Tether:
         """Tell the parent that jobs are being taken."""
         with contextlib.suppress(OSError):
             self._socket.sendall(READY + b"\n")
+
+    def tell_again(self, jobs: int) -> None:
+        """Tell the parent that this process has had so many jobs, and that another one is to go on."""
+        with contextlib.suppress(OSError):
+            self._socket.sendall(AGAIN + str(jobs).encode() + b"\n")
 
     def report(self, health: Callable[[], bytes]) -> None:
         """Tell the parent from now on, every second, what ``health()`` returns: one line."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +11,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from penstock import __version__
-from penstock.burst import Burst
 from penstock.capture import Capture
 from penstock.core.base import WorkOrder
 from penstock.core.config import seconds
@@ -24,7 +22,10 @@ from penstock.core.exceptions import (
 )
 from penstock.core.secrets import mask_url
 from penstock.declared import declare
+from penstock.finishing import Finish, Runs
+from penstock.job.limits import parse_memory_bytes
 from penstock.job.models import WorkerInfo
+from penstock.recycling import Recycling
 from penstock.rescan import Rescan
 from penstock.resting import Resting
 from penstock.sources.decorators import TASKS
@@ -52,11 +53,12 @@ class _SignalledError(BaseException):
     """A signal came before the worker had begun."""
 
 
-class Worker:
+class Worker(Runs):
     """Works a queue's jobs off until it is told to stop.
 
     As a command: ``worker.run()`` blocks, handles SIGTERM and SIGINT (the first drains, the second stops at once
-    and hands jobs back) and returns the exit code. Embedded: ``with queue.worker(concurrency=4): ...``.
+    and hands jobs back) and returns the exit code. Embedded: ``with queue.worker(concurrency=4): ...``. For scripts and
+    tests: `run_until_finished` and `run_at_most`.
     """
 
     def __init__(
@@ -66,7 +68,9 @@ class Worker:
         queues: Sequence[str] | None = None,
         concurrency: int | None = None,
         burst: bool = False,
+        until_finished: bool = False,
         max_jobs: int | None = None,
+        max_memory: str | int | None = None,
         echo: bool = False,
         connect_timeout: str | float = 0,
         scheduler: bool | None = None,
@@ -78,22 +82,31 @@ class Worker:
             queues: names, in order of preference; default: as configured.
             concurrency: bodies at once; default: as configured.
             burst: work off what is due and return; what is scheduled for later stays.
+            until_finished: as a burst, but wait for what is scheduled for later too; see `run_until_finished`.
             max_jobs: return after that many claimed jobs.
+            max_memory: drain and return when this process holds more, such as "500MB"; default: as configured.
             echo: also write what inline bodies print and log to this process's stderr.
             connect_timeout: for how long an engine or a ledger that does not answer is tried again at the start.
-            scheduler: also make the jobs of schedules; default: as configured. A burst never does.
+            scheduler: also make the jobs of schedules; default: as configured. One that ends by itself never does.
         """
         config = queue.config
         self.queue = queue
         self.queues = tuple(queues or config.worker.queues)
         self.concurrency = concurrency or config.worker.concurrency
-        self.burst = burst
+        self._finish = Finish(queue, self.queues, later=until_finished) if burst or until_finished else None
         self.max_jobs = max_jobs
+        self.recycled = ""
+        """Why it has ended so that a new process takes its place; empty if it did not."""
+        most = config.worker.max_memory if max_memory is None else max_memory
+        self._recycling = Recycling(
+            max_memory_bytes=None if most is None else parse_memory_bytes(most) or None,
+            max_jobs=config.worker.max_jobs_per_process,
+        )
         self._grace_s = seconds(config.worker.grace)
         self._cancel_grace_s = seconds(config.lease.cancel_grace)
         self._connect_timeout_s = seconds(connect_timeout)
         self._echo = echo
-        self._schedules = (config.worker.scheduler if scheduler is None else scheduler) and not burst
+        self._schedules = (config.worker.scheduler if scheduler is None else scheduler) and self._finish is None
         self.vitals = Vitals(
             owner=queue.owner,
             queues=self.queues,
@@ -104,12 +117,13 @@ class Worker:
         self._ready = threading.Event()
         self._done = threading.Event()
         self._signals = 0
+        self._in_run: threading.Thread | None = None
+        self._run_over = threading.Event()
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._told_at = 0.0
         self._opening = False
         self._rescan = Rescan(queue, declare=self._schedules)
-        self._burst = Burst(queue, self.queues)
 
     @property
     def ready(self) -> bool:
@@ -124,36 +138,35 @@ class Worker:
     # -- as a command -------------------------------------------------------------------------------------------
 
     def run(self, *, on_ready: Callable[[], None] | None = None) -> int:
-        """Work until a signal, or until the burst or ``max_jobs`` is over; return the exit code.
+        """Work until a signal or a `stop`, or until the burst or ``max_jobs`` is over; return the exit code.
 
-        0 after a drain or a signal before it was ready, `EXIT_FORCED` after a second signal.
+        0 after a drain or a signal before it was ready, `EXIT_FORCED` after a second signal. In another than the main
+        thread signals are left to others.
 
         Raises:
             BackendError: the engine failed, or did not answer within the ``connect_timeout``.
             LedgerError: the ledger did not answer within the ``connect_timeout``, or a newer penstock has come to it
                 meanwhile, which leaves this one out (`NewerLedgerError`, after a drain).
         """
-        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
-        try:
+        with self._heeding_signals():
             try:
                 self._start()
             except _SignalledError:
                 return 0
             if on_ready is not None:
                 on_ready()
-            while not self._done.is_set() and self._signals == 0 and self._failure is None:
+            while not self._done.is_set() and self._signals == 0 and not self.recycled and self._failure is None:
                 self.vitals.turn()
                 self._watch()
-                if not self.burst:
+                if self._finish is None:
                     self._rescan.turn()
+                self.recycled = self._recycling.due(self.queue.execution.claims.claimed)
+            if self.recycled:
+                logger.info("this process has had %s; it drains, and another may take its place", self.recycled)
             code = 0 if self._drain() else self._force()
             if self._failure is not None:
                 raise self._failure
             return code
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-            self._end()
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._signals += 1
@@ -225,7 +238,7 @@ class Worker:
             LedgerError: the ledger could not be opened.
         """
         self._start()
-        if not self.burst:
+        if self._finish is None:
             self._rescan.start()
 
     def _start(self) -> None:
@@ -255,11 +268,12 @@ class Worker:
         try:
             execution = self.queue.execution  # opens the ledger
             self._started_at = self.queue.ledger.now()
+            self._pipelines = self._rescan.pipelines()
         finally:
             self._opening = False
         self.vitals.join(running=lambda: len(execution.heart.owned), counts=execution.counts)
         execution.releasing = False
-        execution.claims.begin(self.max_jobs)
+        execution.claims.begin(self._recycling.at_most(self.max_jobs))
         execution.capture = Capture.install(echo=self._echo)
         self._failure = None
         self._ready.clear()
@@ -289,11 +303,15 @@ class Worker:
             time.sleep(_BURST_POLL_S)
 
     def stop(self, *, grace_s: float | None = None) -> None:
-        """Take nothing new, wait for what runs up to the grace, hand the rest back."""
-        if self._thread is None:
-            return
+        """Take nothing new, wait for what runs up to the grace, hand the rest back. Ends a `run` of another thread."""
         if grace_s is not None:
             self._grace_s = grace_s
+        if self._in_run not in (None, threading.current_thread()):
+            self._signals += 1
+            self._run_over.wait()
+            return
+        if self._thread is None:
+            return
         self._drain()
         self._end()
 
@@ -333,20 +351,24 @@ class Worker:
             self._done.set()
 
     def _watch(self) -> None:
-        """One look while working: is the burst over, have enough jobs been taken?"""
+        """One look while working: is everything done, have enough jobs been taken?"""
         self._tell()
         self._put_back()
         if self.queue.execution.claims.spent:
             self.queue.gateway.stop()
             self._done.wait(0.05)
             return
-        if self.burst:
-            try:
-                if self._burst.over():
-                    self.queue.gateway.stop()
-            except LedgerError as error:
-                logger.warning("the ledger did not answer: %s", error)
-        self._done.wait(_BURST_POLL_S)  # a signal is looked at that often
+        if self._finish is None:
+            self._done.wait(_BURST_POLL_S)  # a signal is looked at that often
+            return
+        try:
+            over = self._finish.reached()
+        except LedgerError as error:
+            logger.warning("the ledger did not answer: %s", error)
+            over = False
+        if over:
+            self.queue.gateway.stop()
+        self._done.wait(_BURST_POLL_S)
 
     def _put_back(self) -> None:
         """Publish again what was taken from the engine after ``max_jobs`` had been reached."""
@@ -370,7 +392,11 @@ class Worker:
         self._told_at = now
         try:
             self.queue.ledger.tell_worker(self.info())
-            others = (worker.tasks for worker in self.queue.ledger.workers() if worker.id != self.queue.owner)
+            others = (
+                (*worker.tasks, *worker.pipelines)
+                for worker in self.queue.ledger.workers()
+                if worker.id != self.queue.owner
+            )
             self.queue.execution.elsewhere.tasks = frozenset(name for tasks in others for name in tasks)
         except LedgerError as error:
             self.vitals.ledger_failed(error)
@@ -393,7 +419,8 @@ class Worker:
             seen_at=ledger_now,
             version=__version__,
             running=len(self.queue.execution.running),
-            tasks=tuple(sorted(TASKS)),
+            tasks=TASKS.names(),
+            pipelines=self._pipelines,
             claimed_at=None if claimed_s is None else ledger_now - timedelta(seconds=claimed_s),
             trouble=self.vitals.health().trouble,
         )

@@ -46,6 +46,13 @@ COMMANDS = (
         "retry", "penstock.cli.change:retry", "Submit", "Run final jobs again, with the same input", "REF... [OPTIONS]"
     ),
     Command(
+        "requeue",
+        "penstock.cli.letters:requeue",
+        "Submit",
+        "Run failed jobs again, with other inputs if need be",
+        "REF [KEY=VALUE...] [OPTIONS]  |  --all [FILTERS] [OPTIONS]",
+    ),
+    Command(
         "cancel", "penstock.cli.change:cancel", "Submit", "Cancel jobs, or stop those that run", "REF... [OPTIONS]"
     ),
     Command("worker", "penstock.cli.work:worker", "Work", "Work jobs off until told to stop", "[QUEUE...] [OPTIONS]"),
@@ -80,6 +87,11 @@ COMMANDS = (
     Command("snapshot", "penstock.cli.overview:snapshot", "Look", "Count jobs; show what runs, what comes, who works"),
     Command("queues", "penstock.cli.overview:queues", "Look", "List queues: what waits, since when, who listens"),
     Command("jobs", "penstock.cli.lists:jobs", "Look", "List submitted jobs, newest first"),
+    Command("dead-letters", "penstock.cli.letters:dead_letters", "Look", "List failed jobs that nobody has requeued"),
+    Command("workers", "penstock.cli.workers:workers", "Look", "List the workers, how they are, what they can run"),
+    Command(
+        "workers for-task", "penstock.cli.workers:for_task", "Look", "List those that can run a task", "NAME [OPTIONS]"
+    ),
     Command("status", "penstock.cli.look:status", "Look", "Show one job: attempts, nodes, error", "[REF] [OPTIONS]"),
     Command("explain", "penstock.cli.reasons:explain", "Look", "Say why a job is where it is", "REF [OPTIONS]"),
     Command("watch", "penstock.cli.following:watch", "Look", "Tell what happens to a job, live", "REF [OPTIONS]"),

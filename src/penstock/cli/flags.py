@@ -32,6 +32,10 @@ class JobFlags:
     max_crashes: Annotated[int | None, _job("How often it may lose its process.")] = None
     timeout: Annotated[str | None, _job("How long a try may take, such as 5m; or none.")] = None
     backoff: Annotated[str | None, _job("How long to wait between tries, such as 10s..10m.")] = None
+    retry_on: Annotated[
+        tuple[str, ...], _job("An error that is tried again: NAME, or NAME=TRIES,BACKOFF; may be repeated.")
+    ] = ()
+    discard_on: Annotated[tuple[str, ...], _job("An error that is not tried again; may be repeated.")] = ()
     isolation: Annotated[str | None, _job("inline or process.")] = None
     max_memory: Annotated[str | None, _job("How much address space its process may take, such as 2GB; or none.")] = None
     max_cpu: Annotated[str | None, _job("How much CPU time its process may take, such as 10m; or none.")] = None
@@ -39,7 +43,7 @@ class JobFlags:
 
     def given(self) -> dict[str, Any]:
         """Return those that were given."""
-        options = _given(self)
+        options = {name: value for name, value in _given(self).items() if value != ()}
         if (most := options.get("max_open_files", "")).isdecimal():
             options["max_open_files"] = int(most)
         return options

@@ -70,11 +70,12 @@ def jobs(
     if watch:
         return _watch_pretty(session, opened, found) if session.pretty else _watch_lines(session, found)
     listed, now = found()
-    _print_jobs(session, opened, listed, now, more=len(listed) == limit)
+    print_jobs(session, opened, listed, now, more=len(listed) == limit)
     return OK
 
 
-def _print_jobs(session: Session, queue: JobQueue, jobs: Sequence[Job], now: datetime, *, more: bool) -> None:
+def print_jobs(session: Session, queue: JobQueue, jobs: Sequence[Job], now: datetime, *, more: bool) -> None:
+    """Write a page of jobs; ``more``: older ones may follow."""
     if session.json:
         for job in jobs:
             session.document(show.job_document(job, now))
@@ -188,7 +189,7 @@ def tasks(
         for pipeline, project in sorted(queue.pipelines().items())
     ]
     if name is not None:
-        found = [row for row in found if row["name"] == name]
+        found = [row for row in found if name in (row["name"], *row["options"].get("aliases", ()))]
     if session.json:
         for row in found:
             session.document({"schema": "penstock.task/1", **row})
@@ -211,6 +212,10 @@ def _task_row(task: Task[..., Any]) -> dict[str, Any]:
     options = {
         name: value for name in task.defaults.__struct_fields__ if (value := getattr(task.defaults, name)) is not None
     }
+    if task.aliases:
+        options["aliases"] = task.aliases
+    if task.concurrency is not None:
+        options["concurrency"] = task.concurrency
     return {
         "name": task.name,
         "kind": "task",
@@ -235,7 +240,9 @@ def _told(options: dict[str, Any]) -> str:
     parts: list[str] = []
     for name, value in options.items():
         if name == "backoff":
-            parts.append(f"backoff={value.base_s:g}s..{value.cap_s:g}s")
+            parts.append(f"backoff={value}")
+        elif name == "retry_on":
+            parts.append(f"retry_on={','.join(map(str, value))}")
         elif name.endswith("_s"):
             parts.append(f"{name[:-2]}={value:g}s")
         else:

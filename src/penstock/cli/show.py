@@ -183,7 +183,8 @@ def jobs_table(jobs: Sequence[Job], now: datetime, *, width: int) -> Table:
 
 def tries(job: Job) -> str:
     """Write which attempt a job is at, of how many that may end in an error."""
-    return f"{job.attempt}/{job.max_attempts}" if job.attempt else f"–/{job.max_attempts}"
+    most = job.backoff.most(job.max_attempts)
+    return f"{job.attempt}/{most}" if job.attempt else f"–/{most}"
 
 
 JOB_COLUMNS = ("id", "state", "name", "kind", "queue", "attempt", "max_attempts", "created_at", "scheduled_at",

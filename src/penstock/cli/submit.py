@@ -14,7 +14,7 @@ from penstock.client import JobQueue
 from penstock.core.durations import parse_duration_s
 from penstock.core.exceptions import UnknownPipelineError, UnknownTaskError, did_you_mean
 from penstock.handle import JobHandle
-from penstock.sources.decorators import Call
+from penstock.sources.decorators import TASKS, Call
 
 _OPTIONS = Group("Job options", sort_key=50)
 
@@ -52,6 +52,8 @@ def enqueue(
     max_crashes: Annotated[int | None, _option("--max-crashes")] = None,
     timeout: Annotated[str | None, _option("--timeout")] = None,
     backoff: Annotated[str | None, _option("--backoff")] = None,
+    retry_on: Annotated[tuple[str, ...], _option("--retry-on")] = (),
+    discard_on: Annotated[tuple[str, ...], _option("--discard-on")] = (),
     isolation: Annotated[str | None, _option("--isolation")] = None,
     max_memory: Annotated[str | None, _option("--max-memory")] = None,
     max_cpu: Annotated[str | None, _option("--max-cpu")] = None,
@@ -89,6 +91,8 @@ def enqueue(
         max_crashes: How often it may lose its process.
         timeout: How long a try may take, such as 5m; or none.
         backoff: How long to wait between tries, such as 10s..10m.
+        retry_on: An error that is tried again: NAME, or NAME=TRIES,BACKOFF to count it for itself; may be repeated.
+        discard_on: An error that is not tried again; may be repeated.
         isolation: inline or process.
         max_memory: How much address space its process may take, such as 2GB; or none.
         max_cpu: How much CPU time its process may take, such as 10m; or none.
@@ -108,6 +112,7 @@ def enqueue(
             "unique": _unique(unique, unique_for), "on_conflict": on_conflict, "expires": expires,
             "limits": _limits(limit),
             "max_crashes": max_crashes, "timeout": timeout, "backoff": backoff, "isolation": isolation,
+            "retry_on": retry_on or None, "discard_on": discard_on or None,
             "max_memory": max_memory, "max_cpu": max_cpu, "max_open_files": max_open_files, "tags": tag or None,
         },
     )  # fmt: skip
@@ -199,7 +204,8 @@ def make_call(
         raise UsageError("what is to run? Write a task's or a pipeline's name, or -- and a command")
     if pipeline and task:
         raise UsageError("--pipeline and --task are alternatives; give one")
-    found = None if pipeline else queue.tasks().get(name)
+    queue.load_tasks()
+    found = None if pipeline else TASKS.get(name)
     if found is not None:
         if inputs is not None or final_vars is not None:
             raise UsageError(f"--inputs and --final-vars are for pipelines; {name} is a task and takes NAME=VALUE")

@@ -20,6 +20,7 @@ from penstock.core.durations import parse_duration_s
 from penstock.core.exceptions import LedgerError, PenstockError
 from penstock.core.secrets import mask_url
 from penstock.job.lifecycle import FINAL
+from penstock.job.limits import parse_memory_bytes
 from penstock.settings.checks import LOG_LEVELS
 
 if TYPE_CHECKING:
@@ -41,7 +42,12 @@ def worker(
     processes: Annotated[int | None, Parameter(name=["--processes", "-p"], show_default=False)] = None,
     queues: Annotated[tuple[str, ...], _WORDS] = (),
     burst: Annotated[bool, _FLAG] = False,
+    until_finished: Annotated[bool, _FLAG] = False,
+    at_most: Annotated[tuple[str, ...], _WORDS] = (),
     max_jobs: Annotated[int | None, _OPTION] = None,
+    max_jobs_per_process: Annotated[int | None, _OPTION] = None,
+    max_memory: Annotated[str | None, _OPTION] = None,
+    task_concurrency: Annotated[tuple[str, ...], _WORDS] = (),
     grace: Annotated[str | None, _OPTION] = None,
     connect_timeout: Annotated[str | None, _OPTION] = None,
     health_port: Annotated[int | None, _OPTION] = None,
@@ -63,7 +69,12 @@ def worker(
         processes: How many processes.
         queues: The same as QUEUE.
         burst: Work off what is due, then end. What is scheduled for later stays.
+        until_finished: Work off what is due and what is scheduled for later, then end.
+        at_most: As --until-finished, but run so many jobs of a key or name, KEY=N, and cancel further ones.
         max_jobs: End after so many jobs, of all processes together.
+        max_jobs_per_process: Drain and end a process that had so many; with --processes another takes its place.
+        max_memory: Drain and end a process that holds more, such as 500MB; with --processes another takes its place.
+        task_concurrency: How many jobs of a task each process runs at once, NAME=N; may be repeated.
         grace: How long a drain may take, such as 30s.
         connect_timeout: For how long to try again when engine or ledger do not answer at the start; 0: not at all.
         health_port: Answer GET /live and GET /ready there, for probes; 0: any free port, which is told.
@@ -73,7 +84,8 @@ def worker(
         log_level: Log from this level on: debug, info, warning, error.
         session: Handed in by the parser.
     """
-    for option, number in (("--concurrency", concurrency), ("--max-jobs", max_jobs), ("--processes", processes)):
+    for option, number in (("--concurrency", concurrency), ("--max-jobs", max_jobs), ("--processes", processes),
+                           ("--max-jobs-per-process", max_jobs_per_process)):  # fmt: skip
         if number is not None and number < 1:
             raise UsageError(f"{option} takes a number over 0, not {number}")
     if health_port is not None and not 0 <= health_port <= 65_535:
@@ -81,24 +93,32 @@ def worker(
     config = _config(session, {"--grace": grace, "--connect-timeout": connect_timeout})
     config = _replaced(config, health_port=health_port, health_host=health_host, scheduler=scheduler)
     config = _with_job_files(session, config, jobs_dir, log_level)
+    config = _with_bounds(config, max_memory, max_jobs_per_process, task_concurrency)
+    bounds = _numbers("--at-most", at_most)
     count = processes or config.worker.processes
+    if count > 1 and bounds:
+        raise UsageError("--at-most counts in one process; leave out --processes")
     if count > 1:
         arguments = [*queue, *_repeated("--queues", queues), *_repeated("--tasks", tasks)]
         options = {
             "--concurrency": concurrency, "--grace": grace, "--connect-timeout": connect_timeout,
             "--health-port": health_port, "--jobs-dir": jobs_dir and config.jobs_dir, "--log-level": log_level,
+            "--max-memory": max_memory, "--max-jobs-per-process": max_jobs_per_process,
         }  # fmt: skip
         arguments += [f"{name}={value}" for name, value in options.items() if value is not None]
+        arguments += [*_repeated("--task-concurrency", task_concurrency), *(["--until-finished"] * until_finished)]
         arguments += [] if scheduler is None else ["--scheduler" if scheduler else "--no-scheduler"]
-        return _several(session, config, count, arguments, burst=burst, max_jobs=max_jobs)
+        arguments += ["--burst"] * burst
+        return _several(session, config, count, arguments, ends=burst or until_finished, max_jobs=max_jobs)
     from penstock.tether import Tether
     from penstock.worker import EXIT_FORCED, Worker
 
     tether = Tether.of_parent()
     opened = session.queue(config=config, tasks=tasks)
     made = Worker(
-        opened, queues=words([*queue, *queues]) or None, concurrency=concurrency, burst=burst, max_jobs=max_jobs,
-        echo=session.verbose > 0, connect_timeout=config.worker.connect_timeout,
+        opened, queues=words([*queue, *queues]) or None, concurrency=concurrency, burst=burst,
+        until_finished=until_finished, max_jobs=max_jobs, echo=session.verbose > 0,
+        connect_timeout=config.worker.connect_timeout,
     )  # fmt: skip
     opened.load_tasks()  # now, so that what does not load is told before the first job
 
@@ -115,7 +135,7 @@ def worker(
             tether.tell_ready()
 
     try:
-        code = made.run(on_ready=ready)
+        code = made.run_at_most(bounds, on_ready=ready) if bounds else made.run(on_ready=ready)
     except PenstockError as error:
         if made.holds:  # as below: the error is told here, since nobody comes to tell it
             _leave(tell(error, as_json=session.json, verbose=session.verbose > 0))
@@ -124,6 +144,8 @@ def worker(
         made.vitals.close()
         if port is not None:
             port.close()
+    if tether is not None and made.recycled:
+        tether.tell_again(opened.execution.claims.claimed)
     _closing(session, made, code)
     if made.holds or code == EXIT_FORCED:
         _leave(code)
@@ -164,6 +186,29 @@ def _config(session: Session, durations: dict[str, str | None]) -> Config:
 def _replaced(config: Config, **changes: Any) -> Config:
     given = {name: value for name, value in changes.items() if value is not None}
     return msgspec.structs.replace(config, worker=msgspec.structs.replace(config.worker, **given))
+
+
+def _with_bounds(
+    config: Config, max_memory: str | None, max_jobs_per_process: int | None, task_concurrency: Sequence[str]
+) -> Config:
+    if max_memory is not None:
+        try:
+            parse_memory_bytes(max_memory)
+        except ValueError as error:
+            raise UsageError(f"--max-memory: {error}") from None
+    given = _numbers("--task-concurrency", task_concurrency, least=1)
+    each = {**config.worker.task_concurrency, **given} if given else None
+    return _replaced(config, max_memory=max_memory, max_jobs_per_process=max_jobs_per_process, task_concurrency=each)
+
+
+def _numbers(option: str, given: Sequence[str], *, least: int = 0) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for word in words(given):
+        name, _, number = word.rpartition("=")
+        if not name or not number.isdigit() or int(number) < least:
+            raise UsageError(f"{option} takes NAME=N with a number from {least}, not {word!r}")
+        found[name] = int(number)
+    return found
 
 
 def _with_job_files(session: Session, config: Config, jobs_dir: str | None, log_level: str | None) -> Config:
@@ -210,8 +255,10 @@ def _closing(session: Session, made: Worker, code: int) -> None:
         except LedgerError as error:
             _line(session, f"what is still to do is not known: {error}")
     if session.json:
-        _document(session, "ended", counts=counts, left=left, exit_code=code)
+        _document(session, "ended", counts=counts, left=left, exit_code=code, recycled=made.recycled or None)
         return
+    if made.recycled:
+        _line(session, f"this process has had {made.recycled}")
     told = (_told(counts) or "nothing to do") if made.ready else "it was never ready"
     _line(session, f"worker {made.queue.owner} ended: {told}" + (f"; still to do: {_told(left)}" if left else ""))
 
@@ -224,7 +271,7 @@ def _told(counts: dict[str, int]) -> str:
 
 
 def _several(
-    session: Session, config: Config, count: int, arguments: Sequence[str], *, burst: bool, max_jobs: int | None
+    session: Session, config: Config, count: int, arguments: Sequence[str], *, ends: bool, max_jobs: int | None
 ) -> int:
     """Run the worker in several processes; each reads the configuration for itself."""
     from penstock.processes import Processes, refuse_unshared, shares
@@ -232,10 +279,11 @@ def _several(
     refuse_unshared(session.queue(config=config), count)
     session.close()  # nothing was connected, and nothing will be here
     patience_s = seconds(config.worker.health_patience)
-    common = [*_of_everywhere(session), *arguments, "--processes=1", *(["--burst"] if burst else [])]
+    common = [*_of_everywhere(session), *arguments, "--processes=1"]
     processes = Processes(
-        [[*common, *([] if share is None else [f"--max-jobs={share}"])] for share in shares(max_jobs, count)],
-        ends=burst or max_jobs is not None,
+        common,
+        shares(max_jobs, count),
+        ends=ends or max_jobs is not None,
         drain_s=seconds(config.worker.grace) + seconds(config.lease.cancel_grace) + _KILL_AFTER_S,
         say=_saying(session),
         as_json=session.json,
@@ -282,6 +330,7 @@ _TEXTS: dict[str, Callable[[dict[str, Any]], str]] = {
         f"warning: process {told['pid']} {_of_code(told['code'])}; another takes its place in {told['again_in_s']:g} s"
     ),
     "gave_up": lambda told: f"error: process {told['pid']} {_of_code(told['code'])} before it was ready; giving up",
+    "recycled": lambda told: f"process {told['pid']} has ended after {told['jobs']:,} jobs; another takes its place",
     "killed": lambda told: f"warning: process {told['pid']} did not end in time; it is killed",
 }
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import msgspec
 
 from penstock.core.capabilities import Capabilities
+from penstock.core.exceptions import InvalidJobError
 from penstock.core.overview import Overview
 from penstock.core.records import Records
 
@@ -408,6 +409,10 @@ class Runner(ABC):
     def missing(self, job: Job) -> str | None:
         """Say why this process cannot run the job (its task is unknown here), or None when it can."""
         return None
+
+    def edited(self, job: Job, inputs: Mapping[str, Any]) -> msgspec.Struct:
+        """Return the job's spec with some inputs changed, checked as at enqueue. Raises `InvalidJobError`."""
+        raise InvalidJobError(f"job {job.id} is a {job.kind}, whose input cannot be changed; submit a new one")
 
     def is_async(self, job: Job) -> bool:
         """Whether `execute` returns an awaitable for this job."""

@@ -25,6 +25,11 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_crashes: int = 3
     """How often a job may lose its process before it counts as a crash loop."""
     backoff: str = "10s..10m"
+    retry_on: dict[str, Any] | tuple[str, ...] | None = None
+    """Which errors are tried again: names of classes, or by name a number of tries of its own, or ``max_attempts`` and
+    ``backoff``. None: all."""
+    discard_on: tuple[str, ...] = ()
+    """Which errors are never tried again, by the names of their classes."""
     timeout: str | float | None = None
     queue: str = "default"
     priority: int = 5
@@ -55,6 +60,12 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The address of that port; ``0.0.0.0`` for probes from elsewhere. It tells no secret, and asks for none."""
     health_patience: str | float = "30s"
     """How long a loop may not turn, a broker or ledger not answer, a message wait untaken, before it counts as ill."""
+    max_memory: str | int | None = None
+    """A worker process that holds more, such as "500MB", drains and ends; ``--processes`` starts another."""
+    max_jobs_per_process: int | None = None
+    """A worker process that has had so many jobs drains and ends; ``--processes`` starts another."""
+    task_concurrency: dict[str, int] = {}
+    """How many jobs of a task or pipeline, by its name, each worker process runs at once."""
     max_jobs_per_child: int = 100
     """A warm child is replaced after that many jobs."""
     scheduler: bool = True

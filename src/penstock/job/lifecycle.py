@@ -9,11 +9,13 @@ A transition is made by a constructor below and written by `Ledger.apply`; nobod
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import msgspec
+
+from penstock.job.retries import ANY
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -171,15 +173,21 @@ def fail(
     reason: Reason = Reason.ERROR,
     retryable: bool = True,
     wait_s: float | None = None,
+    earlier: Sequence[ErrorInfo] | None = (),
     rand: Callable[[], float] = random.random,
 ) -> Transition:
     """T5: the body raised or ran past its timeout; queued again while the error budget lasts.
 
     ``job`` is the row as claimed: its ``errors`` cannot have changed under this attempt's fence. ``wait_s`` takes the
-    place of its backoff's wait.
+    place of its backoff's wait, and of what the backoff says of this error. ``earlier`` are the errors before this one,
+    which is asked for where the backoff has rules that count for themselves; None: they could not be had, and this one
+    counts as the first, as a try too many does less harm than one too few.
     """
-    errors = job.errors + 1
-    if retryable and errors < job.max_attempts and job.backoff.retries(error):
+    rule = job.backoff.rule_for(error) or (None if wait_s is None else ANY)
+    errors, most = job.errors + 1, job.max_attempts
+    if rule is not None and job.backoff.rules:
+        errors, most = job.backoff.spent(rule, earlier or ()), rule.max_attempts or most
+    if retryable and rule is not None and errors < most:
         return Transition(
             event=Event.RETRY,
             job_id=job.id,
@@ -188,7 +196,7 @@ def fail(
             attempt=job.attempt,
             error=error,
             reason=reason,
-            delay_s=job.backoff.delay_s(errors, rand) if wait_s is None else wait_s,
+            delay_s=(rule.backoff or job.backoff).delay_s(errors, rand) if wait_s is None else wait_s,
         )
     return Transition(
         event=Event.FAIL,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import random
 import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -16,10 +14,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from penstock.core.durations import parse_duration_s
 from penstock.core.secrets import mask_data, secrets_in
 from penstock.core.typed import prepared
 from penstock.job.lifecycle import Event, State
+from penstock.job.retries import RetryPolicy
 
 JOB_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
 NAME = re.compile(r"[A-Za-z0-9_.:\-/ \[\]<>]{1,200}", re.ASCII)
@@ -53,61 +51,8 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     bases: tuple[str, ...] = ()
     node: str | None = None
     """For pipelines: the node that raised."""
-
-
-class RetryPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How long to wait before the next try, and after which errors there is none.
-
-    The wait before try n+1 is ``min(cap_s, base_s * factor**(n-1))``, of which the share ``jitter`` is random
-    (1.0: anything from 0 to the whole). ``retry_on`` and ``discard_on`` hold exception class names, compared
-    with the names of the raised class and its bases.
-    """
-
-    base_s: float = 10.0
-    cap_s: float = 600.0
-    factor: float = 2.0
-    jitter: float = 0.5
-    retry_on: tuple[str, ...] = ()
-    discard_on: tuple[str, ...] = ()
-
-    @classmethod
-    def parse(cls, value: str | float | Mapping[str, Any] | RetryPolicy) -> RetryPolicy:
-        """Read ``"10s..10m"`` (exponential), ``"30s"`` or ``30`` (fixed, no jitter), or a mapping of the fields.
-
-        Raises:
-            ValueError: not a policy; the message shows the accepted forms.
-        """
-        if isinstance(value, RetryPolicy):
-            return value
-        if isinstance(value, Mapping):
-            try:
-                return msgspec.convert(dict(value), cls)
-            except msgspec.ValidationError as error:
-                raise ValueError(f"backoff {dict(value)!r}: {error}") from None
-        low, dots, high = str(value).partition("..")
-        try:
-            base_s = parse_duration_s(low)
-            cap_s = parse_duration_s(high) if dots else base_s
-        except ValueError:
-            raise ValueError(f"{value!r} is not a backoff; write '10s..10m' or '30s'") from None
-        if base_s < 0 or cap_s < base_s:
-            raise ValueError(f"backoff {value!r}: the waits must be positive and grow")
-        return cls(base_s=base_s, cap_s=cap_s) if dots else cls(base_s=base_s, cap_s=base_s, factor=1.0, jitter=0.0)
-
-    def delay_s(self, errors: int, rand: Callable[[], float] = random.random) -> float:
-        """Return the wait after the ``errors``-th error, in seconds."""
-        try:
-            whole = min(self.cap_s, self.base_s * self.factor ** (errors - 1))
-        except OverflowError:
-            whole = self.cap_s
-        return whole * (1 - self.jitter + self.jitter * rand())
-
-    def retries(self, error: ErrorInfo) -> bool:
-        """Whether an error of this class is worth another try."""
-        names = {error.type, *error.bases}
-        if names & set(self.discard_on):
-            return False
-        return not self.retry_on or bool(names & set(self.retry_on))
+    modules: tuple[str, ...] = ()
+    """Where the class and its ``bases`` are defined, up to the last that is not built in; empty where nobody told."""
 
 
 class _Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -355,6 +300,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     running: int = 0
     tasks: tuple[str, ...] = ()
+    """Every name of a task that it can run, aliases included."""
+    pipelines: tuple[str, ...] = ()
     claimed_at: datetime | None = None
     """When it last claimed a job."""
     trouble: str = ""

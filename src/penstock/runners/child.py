@@ -19,6 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from penstock.body import Cause, Ended, Interrupt
 from penstock.capture import Capture
 from penstock.core.secrets import remember
@@ -28,7 +30,7 @@ from penstock.results import ResultStore
 from penstock.run import JobInterrupted, Run, current_run
 from penstock.runners import register, runner_for
 from penstock.runners.confine import confined, explained
-from penstock.runners.errors import describe_error
+from penstock.runners.errors import describe_error, ended_by
 from penstock.runners.frames import (
     Broken,
     Done,
@@ -163,8 +165,10 @@ class Child:
             return Ended(how="returned", result=result)
         except BaseException as error:  # noqa: BLE001 - a body may raise anything, SystemExit included
             self._in_body = False
-            info = explained(describe_error(error), error, limits)
-            return Ended(how="raised", error=info, retryable=getattr(error, "retryable", True) is not False)
+            ended = ended_by(error)
+            if ended.error is None:
+                return ended
+            return msgspec.structs.replace(ended, error=explained(ended.error, error, limits))
 
     def _await(self, awaitable: Awaitable[Any]) -> Any:
         import asyncio  # noqa: TID251 - an async body in a process of its own needs a loop of its own

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
 
+from penstock.core.asks import Snooze
 from penstock.runners.inputs import check_graph, restored, unveiled
 from penstock.runners.nodes import NodeWatch
 from penstock.runners.pipeline import CacheSpec, HamiltonTarget, InvalidPipelineError
@@ -252,12 +253,17 @@ def job_cache(project: Project, job: Job, spec: CacheSpec | None) -> Generator[l
         disable=_nodes(spec.disable),
         ignore=_nodes(spec.ignore),
     )
-    done = False
+    over = True
     try:
         yield [adapter]
-        done = True
+    except Snooze:
+        over = False
+        raise
+    except BaseException:
+        over = job.errors + 1 >= job.max_attempts and not job.backoff.rules
+        raise
     finally:
-        if spec.scope == "job" and (done or job.errors + 1 >= job.max_attempts):
+        if spec.scope == "job" and over:
             shutil.rmtree(own, ignore_errors=True)
 
 

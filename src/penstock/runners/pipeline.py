@@ -167,6 +167,18 @@ class PipelineRunner(Runner):
 
             import_hamilton()
 
+    def edited(self, job: Job, inputs: Mapping[str, Any]) -> PipelineRunSpec:
+        """See `Runner.edited`. Whether the graph takes an input of that name is known where it runs."""
+        from penstock.runners.run_config import spec_of
+
+        spec = _spec_of(job)
+        new = spec_of(spec.target, {"inputs": inputs})
+        plain: dict[str, Any] = {} if new.inputs is UNSET else new.inputs
+        refs: dict[str, Ref] = {} if new.refs is UNSET else new.refs
+        old = {name: value for name, value in ({} if spec.inputs is UNSET else spec.inputs).items() if name not in refs}
+        old_refs = {name: ref for name, ref in ({} if spec.refs is UNSET else spec.refs).items() if name not in plain}
+        return msgspec.structs.replace(spec, inputs={**old, **plain} or UNSET, refs={**old_refs, **refs} or UNSET)
+
     def execute(self, job: Job, run: Run) -> Any:
         """See `Runner.execute`. Raises `InvalidPipelineError` for what no further attempt can mend."""
         spec = _spec_of(job)

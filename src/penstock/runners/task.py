@@ -78,6 +78,12 @@ class TaskRunner(Runner):
         task = TASKS.get(job.name)
         return task is not None and task.is_async
 
+    def edited(self, job: Job, inputs: Mapping[str, Any]) -> TaskSpec:
+        """See `Runner.edited`. Raises `UnknownTaskError`: only the function itself can tell what it takes."""
+        task = TASKS.find(job.name)
+        spec = self._spec(job)
+        return task_spec(task, *plan_of(task.fn, task.name, task.signature).changed(spec.args, spec.kwargs, inputs))
+
     def execute(self, job: Job, run: Any) -> Any:
         """See `Runner.execute`.
 
@@ -88,15 +94,18 @@ class TaskRunner(Runner):
         task = TASKS.get(job.name)
         if task is None:
             raise UnknownTaskError(job.name, TASKS, self._not_loaded)
-        try:
-            spec = _decoder.decode(job.spec)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ArgumentsError(f"the arguments of job {job.id} cannot be read: {error}") from None
+        spec = self._spec(job)
         value = plan_of(task.fn, task.name, task.signature).call(task.fn, spec.args, spec.kwargs, run)
         zone = job.metadata.get(FOLLOWS)
         if zone is None:
             return value
         return _awaited(value, zone) if task.is_async else answer_of(value, zone)
+
+    def _spec(self, job: Job) -> TaskSpec:
+        try:
+            return _decoder.decode(job.spec)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ArgumentsError(f"the arguments of job {job.id} cannot be read: {error}") from None
 
     def may_run_apart(self, job: Job) -> bool:
         """See `Runner.may_run_apart`: a child finds what stands at the top of a file."""

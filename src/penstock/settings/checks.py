@@ -10,6 +10,7 @@ from penstock.core.durations import parse_duration_s
 from penstock.core.secrets import mask_url
 from penstock.job.limits import parse_cpu_s, parse_memory_bytes, parse_open_files
 from penstock.job.models import QUEUE, RetryPolicy
+from penstock.job.retries import parse_discard_on, parse_retry_on
 from penstock.payload import MAX_BYTES, MAX_DEPTH
 from penstock.settings.keys import is_duration, known
 from penstock.signing import KEY_MIN
@@ -122,6 +123,14 @@ def _backoff(value: str) -> str | None:
     return None
 
 
+def _rules(parse: Callable[[Any], Any], value: Any) -> str | None:
+    try:
+        parse(value or ())
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def _read(parse: Callable[[Any], int], value: Any) -> str | None:
     if value is None:
         return None
@@ -156,6 +165,13 @@ def _max_queued(value: int | dict[str, int] | None) -> str | None:
     return None
 
 
+def _task_concurrency(value: dict[str, int]) -> str | None:
+    for name, most in value.items():
+        if most < 1:
+            return f"{name}: must be at least 1, not {most}; leave it out for no limit"
+    return None
+
+
 def _signing_keys(value: tuple[str, ...]) -> str | None:
     for place, key in enumerate(value, 1):
         if len(key.strip()) < KEY_MIN:
@@ -182,12 +198,17 @@ _FORMS: dict[str, Callable[[Any], str | None]] = {
     "timezone": _zone,
     "log_level": _log_level,
     "defaults.backoff": _backoff,
+    "defaults.retry_on": lambda value: _rules(parse_retry_on, value),
+    "defaults.discard_on": lambda value: _rules(parse_discard_on, value),
     "defaults.queue": _queue,
     "defaults.max_memory": lambda value: _read(parse_memory_bytes, value),
     "defaults.max_cpu": lambda value: _read(parse_cpu_s, value),
     "defaults.max_open_files": lambda value: _read(parse_open_files, value),
     "defaults.priority": lambda value: None if 0 <= value <= 9 else f"must be from 0 to 9, not {value}",
     "worker.queues": _queues,
+    "worker.max_memory": lambda value: _read(parse_memory_bytes, value),
+    "worker.max_jobs_per_process": lambda value: "must be at least 1" if value is not None and value < 1 else None,
+    "worker.task_concurrency": _task_concurrency,
     "limits.max_queued": _max_queued,
     "security.signing_keys": _signing_keys,
     "security.command_env": _not_empty,

@@ -100,7 +100,7 @@ def is_list(key: str) -> bool:
 
 def is_table(key: str) -> bool:
     """Whether a setting also takes a table of values."""
-    return any(get_origin(one) is dict for one in get_args(known()[key]))
+    return any(get_origin(one) is dict for one in (known()[key], *get_args(known()[key])))
 
 
 def is_duration(key: str) -> bool:

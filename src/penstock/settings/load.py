@@ -232,7 +232,7 @@ def _typed(key: str, value: Any, told: str, *, text: bool, secrets: set[str]) ->
         if text and isinstance(value, str):
             if is_list(key):
                 value = list_from_text(value)
-            elif value.startswith("{") and is_table(key):
+            elif value.startswith(("{", "[")) and is_table(key):
                 value = msgspec.json.decode(value)
             elif value.lower() in ("null", "none") and type(None) in getattr(known()[key], "__args__", ()):
                 return None

@@ -7,12 +7,13 @@ somebody wrote it into a broker.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
 from penstock.core.exceptions import ConfigError, UnknownTaskError
+from penstock.job.models import NAME
 from penstock.options import JobOptions
 
 if TYPE_CHECKING:
@@ -51,9 +52,21 @@ class Mark(NamedTuple):
 class Task(Generic[P, R]):
     """A registered function. Calling it calls the function; `enqueue` makes a job of it."""
 
-    def __init__(self, fn: Callable[P, R], name: str, options: JobOptions) -> None:
+    def __init__(
+        self,
+        fn: Callable[P, R],
+        name: str,
+        options: JobOptions,
+        *,
+        aliases: Sequence[str] = (),
+        concurrency: int | None = None,
+    ) -> None:
         self.fn = fn
         self.name = name
+        self.aliases = tuple(aliases)
+        """Names that it had before: jobs that were made under one run it too."""
+        self.concurrency = concurrency
+        """How many of its jobs run at once in one worker process; None: as many as there is room for."""
         self.defaults = options
         self.marks: tuple[Mark, ...] = ()
         self.signature = inspect.signature(fn)
@@ -141,7 +154,7 @@ class BoundTask(Generic[P, R]):
 
 
 class TaskRegistry(Mapping[str, Task[Any, Any]]):
-    """The tasks of this process, by name."""
+    """The tasks of this process, by name. What is looked up may be an alias, what is listed is not."""
 
     def __init__(self) -> None:
         self._tasks: dict[str, Task[Any, Any]] = {}
@@ -153,7 +166,13 @@ class TaskRegistry(Mapping[str, Task[Any, Any]]):
         return self._tasks if staged is None or staged[0] != get_ident() else staged[1]
 
     def __getitem__(self, name: str) -> Task[Any, Any]:
-        return self._seen[name]
+        seen = self._seen
+        found = seen.get(name)
+        if found is None:
+            found = next((task for task in tuple(seen.values()) if name in task.aliases), None)
+        if found is None:
+            raise KeyError(name)
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(tuple(self._seen))
@@ -161,10 +180,14 @@ class TaskRegistry(Mapping[str, Task[Any, Any]]):
     def __len__(self) -> int:
         return len(self._seen)
 
+    def names(self) -> tuple[str, ...]:
+        """List every name that a job may have which can run here, aliases included."""
+        return tuple(sorted({name for task in tuple(self._seen.values()) for name in (task.name, *task.aliases)}))
+
     def find(self, name: str) -> Task[Any, Any]:
         """Return the task of that name. Raises `UnknownTaskError`, which lists the known ones."""
         try:
-            return self._seen[name]
+            return self[name]
         except KeyError:
             raise UnknownTaskError(name, self._seen) from None
 
@@ -172,8 +195,15 @@ class TaskRegistry(Mapping[str, Task[Any, Any]]):
         """Register a task; the same function again (a reload) takes the old one's place.
 
         Raises:
-            ConfigError: another function has that name already; nothing is changed.
+            ConfigError: another function has that name already, or one of its aliases; nothing is changed.
         """
+        for name in (task.name, *task.aliases):
+            taken = self.get(name)
+            if taken is not None and taken.name != task.name:
+                raise ConfigError(
+                    f"the name {name!r} of task {task.name!r} ({_place(task)}) is taken by task {taken.name!r} "
+                    f"({_place(taken)}); a name or an alias stands for one task"
+                )
         there = self._seen.get(task.name)
         if there is not None and there.importable and task.importable and not _same(there, task):
             raise ConfigError(
@@ -214,6 +244,20 @@ class TaskRegistry(Mapping[str, Task[Any, Any]]):
             self._staged = None
 
 
+def _aliases(given: Any, task: str) -> tuple[str, ...]:
+    several = (given,) if isinstance(given, str) else tuple(given)
+    for alias in several:
+        if not isinstance(alias, str) or not NAME.fullmatch(alias):
+            raise ConfigError(f"@task {task}: {alias!r} is not a name: 1 to 200 of A-Z a-z 0-9 _ . : - / [ ] < >")
+    return tuple(alias for alias in dict.fromkeys(several) if alias != task)
+
+
+def _concurrency(given: Any, task: str) -> int | None:
+    if given is None or (isinstance(given, int) and not isinstance(given, bool) and given > 0):
+        return given
+    raise ConfigError(f"@task {task}: concurrency is {given!r}; write how many of its jobs may run at once, 1 or more")
+
+
 def _place(task: Task[Any, Any]) -> str:
     file, line = task.source
     return f"{file}:{line}"
@@ -231,23 +275,42 @@ def task(fn: Callable[P, R], /) -> Task[P, R]: ...
 
 
 @overload
-def task(*, name: str | None = None, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def task(
+    *, name: str | None = None, aliases: Sequence[str] = (), concurrency: int | None = None, **options: Any
+) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
 
 def task(
-    fn: Callable[P, R] | None = None, /, *, name: str | None = None, **options: Any
+    fn: Callable[P, R] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    aliases: Sequence[str] = (),
+    concurrency: int | None = None,
+    **options: Any,
 ) -> Task[P, R] | Callable[[Callable[P, R]], Task[P, R]]:
     """Register a function as a task: ``@task`` or ``@task(max_attempts=3, timeout="5m", queue="etl")``.
 
     The options are the job options of `JobOptions`, as defaults for each job of this task. Without ``name`` the
     function's own name is the task's name.
 
+    Args:
+        fn: the function.
+        name: the task's name.
+        aliases: names that the task had before: jobs, schedules and callers that still use one reach it.
+        concurrency: how many of its jobs run at once in one worker process. (``limits`` counts over all workers.)
+        options: see above.
+
     Raises:
-        ConfigError: an option is unknown or wrong, or the name is taken by another function.
+        ConfigError: an option is unknown or wrong, or the name or an alias is taken by another function.
     """
 
     def register(fn: Callable[P, R]) -> Task[P, R]:
-        registered = Task(fn, name or fn.__name__, JobOptions.parse_for_task(options, name or fn.__name__))
+        called = name or fn.__name__
+        registered = Task(
+            fn, called, JobOptions.parse_for_task(options, called), aliases=_aliases(aliases, called),
+            concurrency=_concurrency(concurrency, called),
+        )  # fmt: skip
         TASKS.add(registered)
         return registered
 

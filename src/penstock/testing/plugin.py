@@ -1,19 +1,22 @@
-"""The pytest plugin: ``job_queue``, ``job_worker`` and ``frozen_scheduler``, for the tests of whoever uses penstock.
+"""The pytest plugin: queues, workers, a scheduler and assertions, for the tests of whoever uses penstock.
 
 It is loaded in every pytest run of every project that has penstock installed, so it imports nothing at the top.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from penstock.client import JobQueue
+    from penstock.handle import JobHandle
+    from penstock.testing.draining import Drained
     from penstock.testing.frozen import FrozenScheduler
     from penstock.worker import Worker
 
@@ -48,6 +51,50 @@ def job_queue(tmp_path: Path) -> Iterator[JobQueue]:
             yield queue
         finally:
             JobQueue.set_default(None)
+
+
+@pytest.fixture
+def waiting_queue(tmp_path: Path) -> Iterator[JobQueue]:
+    """A `JobQueue` whose jobs wait until the test runs them, with the fixture ``drain`` or a worker of its own.
+
+    It is also what ``task.enqueue(...)`` uses during the test.
+    """
+    from penstock.client import JobQueue
+    from penstock.testing.harness import short_config
+
+    config = short_config(
+        backend=f"huey+sqlite:///{tmp_path / 'queue.db'}", ledger="memory://", results=str(tmp_path / "results")
+    )
+    with JobQueue(config=config, root=tmp_path) as queue:
+        JobQueue.set_default(queue)
+        try:
+            yield queue
+        finally:
+            JobQueue.set_default(None)
+
+
+@pytest.fixture
+def assert_enqueued() -> Callable[..., list[JobHandle]]:
+    """`penstock.testing.assert_enqueued` of the test's queue: ``assert_enqueued(greet, "Ada", delay="10m")``."""
+    from penstock.testing import expectations
+
+    return partial(expectations.assert_enqueued, None)
+
+
+@pytest.fixture
+def assert_not_enqueued() -> Callable[..., None]:
+    """`penstock.testing.assert_not_enqueued` of the test's queue."""
+    from penstock.testing import expectations
+
+    return partial(expectations.assert_not_enqueued, None)
+
+
+@pytest.fixture
+def drain() -> Callable[..., Drained]:
+    """`penstock.testing.drain` of the test's queue: ``drain(with_scheduled=True).failed == 0``."""
+    from penstock.testing import draining
+
+    return draining.drain
 
 
 @pytest.fixture

@@ -1,0 +1,40 @@
+"""Which workers there are, and what each can run, at the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cli_shell import Shell, process_as_before  # noqa: F401 - a fixture
+
+from penstock import JobQueue, task
+
+
+@pytest.fixture
+def penstock(tmp_path: Path, monkeypatch, capfd) -> Shell:
+    (tmp_path / "penstock.toml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "nobody"))
+    return Shell(capfd)
+
+
+def test_a_worker_is_listed_with_what_it_can_run(penstock):
+    @task(name="listed.task", aliases=["listed.old"], concurrency=2)
+    def listed() -> None: ...
+
+    with JobQueue() as queue, queue.worker(queues=["etl"]):
+        (worker,) = penstock.json("workers", "--queue", "etl")
+        assert (worker["id"], worker["queues"], worker["version"] != "") == (queue.owner, ["etl"], True)
+        assert {"listed.task", "listed.old"} <= set(worker["tasks"])
+        assert penstock("workers") == 0
+        assert queue.owner in penstock.out
+        assert [found["id"] for found in penstock.json("workers", "for-task", "listed.old")] == [queue.owner]
+        assert penstock.json("workers", "for-task", "unknown") == []
+        assert penstock.json("workers", "--queue", "other") == []
+        (row,) = penstock.json("tasks", "listed.old")
+        assert (row["name"], row["options"]) == ("listed.task", {"aliases": ["listed.old"], "concurrency": 2})
+
+
+def test_a_time_that_is_none_is_a_usage_error(penstock):
+    assert penstock("workers", "--seen-within", "soon") == 2
+    assert "--seen-within: 'soon' is not a duration" in penstock.err
