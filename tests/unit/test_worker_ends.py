@@ -13,7 +13,8 @@ from msgspec.structs import replace
 
 from penstock import JobQueue, RetryLater, Run, Snooze, task
 from penstock.core.exceptions import InvalidJobError
-from penstock.recycling import Recycling, memory_bytes
+from penstock.recycling import Recycling
+from penstock.runners.memory import memory_bytes
 from penstock.testing.harness import short_config, wait_until
 
 
