@@ -95,3 +95,21 @@ def stubborn(file: str, run: Run, seconds: float) -> str:
             continue
     tell(file, "end", run.job_id, run.attempt)
     return _token(run)
+
+
+@task(name="chaos.day", max_crashes=1000)
+def day(file: str, run: Run, day: int) -> str:
+    """A short body with an argument that a strike can name."""
+    with _told(file, run):
+        time.sleep(_SLICE_S)
+    return _token(run)
+
+
+@task(name="chaos.toxic", max_crashes=2, max_attempts=2, backoff="0.05s..0.05s", isolation="process")
+def toxic(kind: str) -> None:
+    """A body that ends its process, raises, or takes its time."""
+    if kind == "exit":
+        os._exit(42)
+    if kind == "raise":
+        raise RuntimeError("toxic")
+    time.sleep(0.5)
