@@ -71,7 +71,8 @@ def ending(job: Job, ended: Ended, elsewhere: Elsewhere, earlier: Sequence[Error
             # A body that was stopped has an error too: how it took the interrupt. Its job is due again at once.
             if ended.error is not None and ended.error.type == MISSING:
                 delay_s = elsewhere.delay_s(job)
-                return lifecycle.release(job.id, attempt=job.attempt, delay_s=delay_s, note=ended.error.message)
+                note = f"{ended.error.message}; the job waits for a worker that can run it"
+                return lifecycle.release(job.id, attempt=job.attempt, delay_s=delay_s, note=note)
             return lifecycle.release(job.id, attempt=job.attempt)
         case "snoozed" | "blocked":
             return lifecycle.release(

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import resource
-import sys
 import time
-from pathlib import Path
 
 from penstock.job.limits import format_size
+from penstock.runners.memory import memory_bytes
 
 _LOOK_EVERY_S = 0.5
-_STATM = Path("/proc/self/statm")
 
 
 class Recycling:
     """Tells why a process should end in good order; at the end of a job, never before it has had one."""
 
     def __init__(self, *, max_memory_bytes: int | None = None, max_jobs: int | None = None) -> None:
-        """``max_memory_bytes``: of this process alone; its child processes have limits of their own."""
+        """``max_memory_bytes``: of this process alone; a child process that holds more is replaced by itself."""
         self._max_memory_bytes = max_memory_bytes
         self._max_jobs = max_jobs
         self._looked_at = 0.0
@@ -41,12 +37,3 @@ class Recycling:
         if size_bytes <= self._max_memory_bytes:
             return ""
         return f"{format_size(size_bytes)} of memory, over {format_size(self._max_memory_bytes)}"
-
-
-def memory_bytes() -> int:
-    """Return how much memory this process holds now; where the system does not tell, the most that it has held."""
-    try:
-        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most if sys.platform == "darwin" else most * 1024

@@ -20,6 +20,7 @@ from penstock.core.config import Config, kept_s, seconds
 from penstock.core.secrets import remember, secrets_in
 from penstock.gateway import Gateway
 from penstock.job.lifecycle import Transition
+from penstock.job.limits import parse_memory_bytes
 from penstock.job.models import Job, worker_id
 from penstock.ledger import open_ledger, unmade
 from penstock.settings.environment import remember_environment
@@ -206,6 +207,7 @@ class Rooms:
             results_url=self.config.results,
             inline_max_bytes=self.config.result_inline_max_bytes,
             max_jobs_per_child=self.config.worker.max_jobs_per_child,
+            max_memory_bytes=parse_memory_bytes(most) if (most := self.config.worker.max_memory) else None,
             cancel_grace_s=seconds(self.config.lease.cancel_grace),
             silence_s=kept_s(self.config.lease) if self.config.lease.on_lost == "stop" else None,
             limits=self.config.limits,

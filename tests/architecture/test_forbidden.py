@@ -19,6 +19,7 @@ IMPORTS_BY_NAME = {
     "runners/hamilton.py": "the modules of a pipeline, within its own child process",
     "runners/flowerpower.py": "the modules of a pipeline, within its own child process",
     "cli/main.py": "the commands, from a table in the file",
+    "testing/__init__.py": "the names of the test kit, from a table in the file",
     "testing/harness.py": "what the tester's command line names",
     "testing/mould.py": "packages of its own, to have them imported before a fork",
 }

@@ -35,6 +35,14 @@ def test_a_worker_is_listed_with_what_it_can_run(penstock):
         assert (row["name"], row["options"]) == ("listed.task", {"aliases": ["listed.old"], "concurrency": 2})
 
 
+def test_each_option_has_a_variable(penstock, monkeypatch):
+    monkeypatch.setenv("PENSTOCK_WORKERS_QUEUE", "etl")
+    monkeypatch.setenv("PENSTOCK_WORKERS_FOR_TASK_SEEN_WITHIN", "soon")
+    with JobQueue() as queue, queue.worker(queues=["default"]):
+        assert penstock.json("workers") == []
+        assert penstock("workers", "for-task", "x") == 2
+
+
 def test_a_time_that_is_none_is_a_usage_error(penstock):
     assert penstock("workers", "--seen-within", "soon") == 2
     assert "--seen-within: 'soon' is not a duration" in penstock.err

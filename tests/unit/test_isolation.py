@@ -123,6 +123,15 @@ def test_a_child_is_replaced_after_its_number_of_jobs(tmp_path: Path) -> None:
     assert pids[0] == pids[1] != pids[2]
 
 
+def test_a_child_that_has_grown_too_large_is_replaced_after_its_job(tmp_path: Path) -> None:
+    for most, same in ((1_000_000, False), (10_000_000_000, True)):
+        bench = Bench(tmp_path, max_memory_bytes=most)
+        pids = {bench.value(call(bodies.child_pid)) for _ in range(2)}
+        bench.pool.close()
+        bench.interrupt.close()
+        assert (len(pids) == 1) is same
+
+
 def test_a_child_is_replaced_when_its_code_changed(bench: Bench, tmp_path: Path) -> None:
     code = tmp_path / "code.py"
     code.write_text("x = 1")

@@ -43,7 +43,7 @@ def build() -> App:
     for command in COMMANDS:
         first, _, second = command.name.partition(" ")
         usage = f"Usage: penstock {command.name} {command.usage}"
-        variables = Env("PENSTOCK_") if first in WITH_VARIABLES else None
+        variables = _Variables("PENSTOCK_") if first in WITH_VARIABLES else None
         if first not in _grouped():
             app.command(command.target, name=first, usage=usage, help_format="plaintext", config=variables)
             continue
@@ -61,6 +61,14 @@ def _plug_in(app: App) -> None:
     """Add the commands of plugins; asked for what is none of ours, so that ours cost nothing more."""
     for name, function in plugin_commands(_BUILT_IN).items():
         app.command(function, name=name, help_format="plaintext")
+
+
+class _Variables(Env):
+    """Names the variables of commands: ``PENSTOCK_DEAD_LETTERS_LIMIT``, where cyclopts 4 would write a hyphen."""
+
+    def _prefix(self, commands: tuple[str, ...]) -> str:
+        words = [word.upper().replace("-", "_") for word in commands if word != _LIST]
+        return self.prefix + "".join(f"{word}_" for word in words)
 
 
 def _grouped() -> frozenset[str]:

@@ -61,7 +61,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     health_patience: str | float = "30s"
     """How long a loop may not turn, a broker or ledger not answer, a message wait untaken, before it counts as ill."""
     max_memory: str | int | None = None
-    """A worker process that holds more, such as "500MB", drains and ends; ``--processes`` starts another."""
+    """A worker process that holds more, such as "500MB", drains and ends (``--processes`` starts another); a warm child
+    that does is replaced."""
     max_jobs_per_process: int | None = None
     """A worker process that has had so many jobs drains and ends; ``--processes`` starts another."""
     task_concurrency: dict[str, int] = {}

@@ -20,6 +20,7 @@ from penstock.job.models import ErrorInfo
 from penstock.payload import refuse_in_script
 from penstock.runners.errors import describe_error
 from penstock.runners.frames import Broken, Done, Prepare, Ready
+from penstock.runners.memory import memory_bytes
 from penstock.runners.nursery import Nursery
 from penstock.runners.warm import ChildGoneError, WarmChild
 
@@ -53,6 +54,7 @@ class ChildPool:
         max_idle: int = 8,
         start_limit_s: float = 120.0,
         silence_s: float | None = None,
+        max_memory_bytes: int | None = None,
         limits: LimitsConfig = LimitsConfig(),  # noqa: B008 - frozen
     ) -> None:
         """Set up a pool; nothing is started before the first job.
@@ -66,12 +68,14 @@ class ChildPool:
             max_idle: how many warm children wait for work; the one idle for longest goes first.
             start_limit_s: how long a child may take to load its modules.
             silence_s: a body ends when this process gives no sign of life for so long, as one that is frozen.
+            max_memory_bytes: a child that holds more after a job is replaced.
             limits: those of results and log lines.
         """
         self._limits = limits
         self._results_url = results_url
         self._inline_max_bytes = inline_max_bytes
         self._max_jobs = max_jobs_per_child
+        self._max_memory_bytes = max_memory_bytes
         self._cancel_grace_s = cancel_grace_s
         self._python = python
         self._max_idle = max_idle
@@ -199,10 +203,11 @@ class ChildPool:
 
     def _put_back(self, address: tuple[str, bytes], child: WarmChild, code: Fingerprint, *, keep: bool) -> None:
         leaving: list[WarmChild] = []
+        keep_warm = keep and child.jobs < self._max_jobs and not self._is_too_large(child)
         with self._lock:
             self._busy.discard(child)
             nursery = self._nursery
-            if keep and nursery is not None and child.jobs < self._max_jobs:
+            if keep_warm and nursery is not None:
                 self._idle.append((address, child, code))
                 while len(self._idle) > self._max_idle:
                     leaving.append(self._idle.pop(0)[1])
@@ -214,6 +219,9 @@ class ChildPool:
             nursery.see_off(leaving)
         else:
             child.kill()
+
+    def _is_too_large(self, child: WarmChild) -> bool:
+        return self._max_memory_bytes is not None and memory_bytes(child.pid) > self._max_memory_bytes
 
     def _grace_s(self, cause: Cause) -> float:
         return min(self._cancel_grace_s, _TIMEOUT_GRACE_S) if cause == "timeout" else self._cancel_grace_s

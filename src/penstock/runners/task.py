@@ -77,7 +77,7 @@ class TaskRunner(Runner):
 
     def missing(self, job: Job) -> str | None:
         """See `Runner.missing`."""
-        return None if job.name in TASKS else f"this worker knows no task {job.name!r}"
+        return None if job.name in TASKS else f"the worker that took it knows no task {job.name!r}"
 
     def is_async(self, job: Job) -> bool:
         """See `Runner.is_async`."""
