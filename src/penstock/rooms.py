@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from penstock.sources.loading import LoadError
     from penstock.sources.scan import Loaded
     from penstock.steering import Steering
+    from penstock.wakes import Wakes
 
 logger = logging.getLogger("penstock")
 
@@ -221,11 +222,20 @@ class Rooms:
             self.children.close()
 
     @opened
+    def wakes(self) -> Wakes:
+        """What publishes jobs the moment they are due, where a second matters."""
+        from penstock.wakes import Wakes
+
+        made = Wakes(lambda: self.ledger, lambda: self.sweeper)
+        self._closers.insert(0, made.close)
+        return made
+
+    @opened
     def successors(self) -> Successors:
         """What makes the next job of tasks that run again and again."""
         from penstock.dependencies.successors import Successors
 
-        made = Successors(lambda: cast("JobQueue", self))
+        made = Successors(lambda: cast("JobQueue", self), lambda job_id, wait_s: self.wakes.at(job_id, wait_s))
         self._closers.insert(0, made.close)
         return made
 
@@ -250,12 +260,9 @@ class Rooms:
         from penstock.execution import Execution
         from penstock.runners import configure
         from penstock.turns import Turns
-        from penstock.wakes import Wakes
 
         self.load_tasks()
         configure(self.config, root=self.root)
-        wakes = Wakes(lambda: self.ledger, lambda: self.sweeper)
-        self._closers.insert(0, wakes.close)
         made = Execution(
             self.ledger,
             self.config,
@@ -270,7 +277,9 @@ class Rooms:
                 self.slots,
                 Turns(self.config.worker.task_concurrency, lambda job_ids: self.sweeper.wake(job_ids)),
                 # The last: what it has let in once is not always let in again.
-                LimitsGate(lambda: self.ledger, lambda: self.slots, wakes.at),
+                LimitsGate(
+                    lambda: self.ledger, lambda: self.slots, lambda job_id, wait_s: self.wakes.at(job_id, wait_s)
+                ),
             ),
             home=lambda: self.home,
             successors=self.successors,

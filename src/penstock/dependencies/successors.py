@@ -31,6 +31,8 @@ logger = logging.getLogger("penstock.dependencies")
 _OVER = ("returned", "raised", "timeout", "crashed", "dropped")
 _TRIES_S = 600.0
 _LATEST = 20
+_SOON_S = 60.0
+"""What is due later need not be to the moment, and is left to the sweep."""
 _PAUSE_S, _LONGEST_PAUSE_S = 0.02, 2.0
 _OF_ONE_JOB = frozenset({SCHEDULE, FIRE_AT, INTERVAL_START, MANUAL, FOLLOWS, BACKFILL, FIELD})
 
@@ -38,8 +40,12 @@ _OF_ONE_JOB = frozenset({SCHEDULE, FIRE_AT, INTERVAL_START, MANUAL, FOLLOWS, BAC
 class Successors:
     """What follows the jobs that end in this process."""
 
-    def __init__(self, queue: Callable[[], JobQueue]) -> None:
+    def __init__(
+        self, queue: Callable[[], JobQueue], wake: Callable[[str, float], None] = lambda _job_id, _wait_s: None
+    ) -> None:
+        """``wake`` is to publish a job when its time has come, where that is before a sweep would look."""
         self._queue = queue
+        self._wake = wake
         self._closed = threading.Event()
 
     def close(self) -> None:
@@ -107,7 +113,12 @@ class Successors:
     def _record(self, wanted: Intent) -> Submission:
         from penstock.submission import record
 
-        (made,) = record(self._queue(), [wanted])
+        queue = self._queue()
+        (made,) = record(queue, [wanted])
+        if wanted.at is not None and made.outcome is not Outcome.KEPT and not queue.gateway.in_process:
+            wait_s = (wanted.at - queue.ledger.now()).total_seconds()
+            if wait_s < _SOON_S:
+                self._wake(made.job.id, max(0.0, wait_s))
         return made
 
     def _intent(self, job: Job, perpetual: Perpetual, said: Next | None) -> Intent:
