@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from datetime import datetime
 from typing import Literal
 
 import msgspec
@@ -16,14 +17,26 @@ Cause = Literal["timeout", "cancelled", "released", "lost"]
 handed back), or the lease was lost (nothing may be written)."""
 
 
+class Next(msgspec.Struct, frozen=True, kw_only=True):
+    """What a body whose task runs again and again has said of the next time; None: what its declaration says."""
+
+    cancelled: bool = False
+    at: datetime | None = None
+    in_s: float | None = None
+    every_s: float | None = None
+    spec: bytes | None = None
+
+
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
     """How an attempt ended. ``crashed``: its process died. Causes of `Cause` as they are named there.
 
     ``snoozed`` and ``blocked`` go back to the queue without spending any budget: the body asked for it, or it was not
-    let begin.
+    let begin. ``dropped`` is cancelled instead of that.
     """
 
-    how: Literal["returned", "raised", "crashed", "timeout", "cancelled", "released", "lost", "snoozed", "blocked"]
+    how: Literal[
+        "returned", "raised", "crashed", "timeout", "cancelled", "released", "lost", "snoozed", "blocked", "dropped"
+    ]
     result: bytes | None = None
     """The encoded `StoredResult` of a body that returned."""
     error: ErrorInfo | None = None
@@ -37,6 +50,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     """Of a job that was blocked: what it waits for, for people."""
     held: str | None = None
     """Of a job that was blocked until somebody lets it go on: why. It is not due, whatever ``wait_s`` says."""
+    next: Next | None = None
 
 
 class Interrupt:

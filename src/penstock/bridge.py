@@ -288,7 +288,8 @@ class Bridged(Backend):
         self._working.add(working)
         turning = asyncio.create_task(_turn(order))
         try:
-            await backend.work(order)
+            async with order.around():
+                await backend.work(order)
         finally:
             turning.cancel()
             self._working.discard(working)

@@ -77,6 +77,11 @@ class Capture:
             cls._installed.rearm_loguru(level)
         return cls._installed is not None
 
+    @classmethod
+    def is_installed(cls) -> bool:
+        """Whether lines of bodies are kept in this process."""
+        return cls._installed is not None
+
     def uninstall(self) -> None:
         """Put everything back as it was."""
         if Capture._installed is not self:

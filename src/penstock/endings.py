@@ -65,7 +65,7 @@ def ending(job: Job, ended: Ended, elsewhere: Elsewhere, earlier: Sequence[Error
             return lifecycle.fail(job, error=_error(job, ended), reason=Reason.TIMEOUT, earlier=earlier)
         case "crashed":
             return lifecycle.rescue(job, error=ended.error, by_parent=True)
-        case "cancelled":
+        case "cancelled" | "dropped":
             return lifecycle.stop(job.id, attempt=job.attempt)
         case "released":
             # A body that was stopped has an error too: how it took the interrupt. Its job is due again at once.

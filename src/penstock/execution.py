@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import inspect
 import logging
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from penstock import bridge
 from penstock.admission import Admission
-from penstock.body import Cause, Ended, Interrupt
+from penstock.body import Cause, Ended
 from penstock.capture import Capture
 from penstock.claims import Claims
 from penstock.core.base import Applied
@@ -25,16 +25,20 @@ from penstock.endings import MISSING, Elsewhere, counts_for_itself, ending, firs
 from penstock.heart import Heart, Owned
 from penstock.job import lifecycle
 from penstock.job.lifecycle import Event, Transition
-from penstock.job.models import ErrorInfo, Job, Message
+from penstock.job.models import ErrorInfo, Job, LogLine, Message
 from penstock.refusals import Refusals
 from penstock.run import JobInterrupted, Run, current_run
 from penstock.runners import runner_for
 from penstock.runners.errors import ended_by
+from penstock.stoppable import Stoppable
 from penstock.writer import Writer
 
 if TYPE_CHECKING:
     from penstock.admission import Gate
-    from penstock.core.base import Ledger, Runner
+    from penstock.core.base import Ledger
+    from penstock.core.running import Runner
+    from penstock.dependencies.home import Home
+    from penstock.dependencies.successors import Successors
     from penstock.results import ResultStore
     from penstock.runners.isolation import ChildPool
     from penstock.signing import Signer
@@ -60,6 +64,8 @@ class Execution:
         changed: Callable[[Job, Transition], None],
         listened: Callable[[], bool] = lambda: True,
         gates: Sequence[Gate] = (),
+        home: Callable[[], Home] | None = None,
+        successors: Successors | None = None,
     ) -> None:
         self.owner = owner
         self.counts: Counter[str] = Counter()
@@ -84,6 +90,8 @@ class Execution:
         self.admission = Admission(gates)
         self._changed = changed
         self._listened = listened
+        self._home = home
+        self._successors = successors
 
     @property
     def running(self) -> list[Job]:
@@ -219,7 +227,7 @@ class Execution:
         run = self._begin(owned)
         token = current_run.set(run)
         try:
-            stoppable = _Stoppable(owned.interrupt)
+            stoppable = Stoppable(owned.interrupt)
             with stoppable:
                 value = runner.execute(job, run)
             if inspect.isawaitable(value):
@@ -258,7 +266,15 @@ class Execution:
         job = owned.job
         if job.timeout_s is not None:
             self.heart.watch(owned, owned.renewed + job.timeout_s)
-        return Run(job, emit=owned.reports.append, interrupt=owned.interrupt, log_max_bytes=self._limits.log_max_bytes)
+        run = owned.run = Run(
+            job,
+            emit=owned.reports.append,
+            interrupt=owned.interrupt,
+            log_max_bytes=self._limits.log_max_bytes,
+            home=self._home,
+            extend=None if job.timeout_s is None else partial(self.heart.extend, owned),
+        )
+        return run
 
     def _returned(self, runner: Runner, job: Job, value: Any) -> Ended:
         if value is None:
@@ -287,9 +303,12 @@ class Execution:
 
         Until it is done the attempt stays owned: it keeps its lease, and a drain waits for it.
         """
+        if ended.how == "dropped":
+            ended = self._drop(owned, ended)
         if owned.reports:
             self.heart.flush(owned)
         transition = self._ending(owned, ended)
+        follow = self._follow(owned, ended) if self._is_followed(owned, transition) else None
         repeats = self._ledger.repeats
 
         def done(applied: Applied | None, error: Exception | None) -> None:
@@ -297,15 +316,21 @@ class Execution:
                 self._unsettled(owned, transition, error)
             else:
                 self._settled(owned, transition, applied, repeats)
+            if follow is not None:
+                follow()
 
         self._writer.submit(transition, done)
 
     async def _asettle(self, owned: Owned, ended: Ended) -> None:
         """`_settle`, but returns when it is done: the engine's worker may be gone at once after that."""
+        if ended.how == "dropped":
+            ended = await bridge.in_thread(self._drop, owned, ended)
         if owned.reports:
             await bridge.in_thread(self.heart.flush, owned)
         asks = counts_for_itself(owned.job, ended)
         transition = await bridge.in_thread(self._ending, owned, ended) if asks else self._ending(owned, ended)
+        followed = self._is_followed(owned, transition)
+        follow = await bridge.in_thread(self._follow, owned, ended) if followed else None
         repeats = self._ledger.repeats
         try:
             applied = await bridge.answer(partial(self._writer.post, transition))
@@ -316,6 +341,31 @@ class Execution:
                 await bridge.in_thread(self._settled, owned, transition, applied, repeats)
             else:
                 self._settled(owned, transition, applied, repeats)
+        if follow is not None:
+            follow()
+
+    def _drop(self, owned: Owned, ended: Ended) -> Ended:
+        """Have cancelled what was not let begin, and is not to come again; its log says why."""
+        job, why = owned.job, ended.note or "dropped"
+        logger.info("job %s %s: %s", job.name, job.id, why)
+        now = datetime.now(UTC)
+        owned.reports.append(
+            LogLine(job_id=job.id, attempt=job.attempt, at=now, level="INFO", source="penstock", text=why)
+        )
+        try:
+            self._ledger.apply(lifecycle.request_cancel(job.id))
+        except LedgerError as error:
+            logger.warning("job %s could not be dropped, and comes again: %s", job.id, error)
+            return Ended(how="released")
+        return ended
+
+    def _is_followed(self, owned: Owned, transition: Transition) -> bool:
+        return transition.to.final and self._successors is not None and self._successors.concerns(owned.job)
+
+    def _follow(self, owned: Owned, ended: Ended) -> Callable[[], None] | None:
+        """Make the job that comes after this one; return what is to be called when this one's end is recorded."""
+        said = ended.next if owned.run is None else owned.run.next
+        return None if self._successors is None else self._successors.make(owned.job, ended.how, said)
 
     def _ending(self, owned: Owned, ended: Ended) -> Transition:
         self._count(ended.how)
@@ -384,34 +434,3 @@ class Execution:
     def _let_go(self, owned: Owned) -> None:
         self.heart.owned.pop(owned.key, None)
         owned.interrupt.close()
-
-
-class _Stoppable:
-    """Lets an interrupt reach the Python code of this thread, as `JobInterrupted`, between two of its bytecodes.
-
-    Code that blocks in C is reached when it returns; only `isolation="process"` ends it before.
-    """
-
-    def __init__(self, interrupt: Interrupt) -> None:
-        self._interrupt = interrupt
-        self._thread_id = threading.get_ident()
-        self._lock = threading.Lock()
-        self._inside = False
-
-    def __enter__(self) -> None:
-        self._inside = True
-        self._interrupt.on_set(self._raise)
-
-    def _raise(self, _cause: Cause) -> None:
-        with self._lock:
-            if self._inside:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(self._thread_id), ctypes.py_object(JobInterrupted)
-                )
-
-    def __exit__(self, *_exc: object) -> None:
-        with self._lock:
-            self._inside = False
-            if self._interrupt.cause is not None:
-                # Take back what was thrown too late to be seen: it must not hit what this thread does next.
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread_id), None)

@@ -19,6 +19,7 @@ from penstock.job import lifecycle
 if TYPE_CHECKING:
     from penstock.core.base import Ledger
     from penstock.job.models import Job, Report
+    from penstock.run import Run
 
 logger = logging.getLogger("penstock.heart")
 
@@ -29,7 +30,7 @@ _TELL_EVERY_S = 10.0
 class Owned:
     """One attempt that this process owns. Instants are of the monotonic clock."""
 
-    __slots__ = ("deadline", "flushing", "gone", "interrupt", "job", "renewed", "reports", "sent")
+    __slots__ = ("deadline", "flushing", "gone", "interrupt", "job", "renewed", "reports", "run", "sent")
 
     def __init__(self, job: Job, sent: float) -> None:
         self.job = job
@@ -41,6 +42,8 @@ class Owned:
         """When the heart throws the switch for a timeout; None where somebody else watches the time."""
         self.reports: list[Report] = []
         self.flushing = threading.Lock()
+        self.run: Run | None = None
+        """The body's view of the attempt, where the body runs in this process."""
         self.gone = False
         """Whether the ledger has said that the attempt is no longer ours."""
 
@@ -90,6 +93,11 @@ class Heart:
         owned.deadline = deadline
         if deadline - time.monotonic() < _LONGEST_WAIT_S:
             self._alarm.set()
+
+    def extend(self, owned: Owned, by_s: float) -> None:
+        """Let the attempt's deadline, if it has one, be so much later."""
+        if owned.deadline is not None:
+            self.watch(owned, owned.deadline + by_s)
 
     def close(self) -> None:
         """Stop beating; what is owned still will be rescued by others when its lease is over."""

@@ -29,6 +29,7 @@ from penstock.sweeper import Sweeper
 if TYPE_CHECKING:
     from penstock.client import JobQueue
     from penstock.core.base import Ledger
+    from penstock.dependencies.home import Home
     from penstock.discovery import Discovery
     from penstock.execution import Execution
     from penstock.job_files import JobFiles
@@ -172,6 +173,7 @@ class Rooms:
     @opened
     def scheduler(self) -> LedgerScheduler:
         """The scheduler of this process; a worker runs it, others may call its methods."""
+        from penstock.dependencies.successors import seed
         from penstock.handle import call_off
         from penstock.scheduler import LedgerScheduler
         from penstock.submission import record
@@ -182,6 +184,7 @@ class Rooms:
             submit=lambda intents: record(self, intents),
             cancel=lambda job_id: call_off(cast("JobQueue", self).job(job_id)),
             value_of=lambda job: self.results.decode(job.result),
+            also=lambda: seed(cast("JobQueue", self)),
             problem=self.signer.schedule_problem,
         )
 
@@ -214,14 +217,33 @@ class Rooms:
             self.children.close()
 
     @opened
+    def home(self) -> Home:
+        """What this process keeps for the dependencies of bodies."""
+        from penstock.dependencies.home import Home
+
+        made = Home(lambda: cast("JobQueue", self))
+        self._closers.insert(0, made.close)
+        return made
+
+    def close_shared(self) -> None:
+        """Close what bodies of this process shared; what is asked for later is made anew."""
+        if "home" in self.__dict__:
+            self.home.close()
+
+    @opened
     def execution(self) -> Execution:
         """What runs bodies in this process."""
+        from penstock.dependencies.gate import LimitsGate
+        from penstock.dependencies.successors import Successors
         from penstock.execution import Execution
         from penstock.runners import configure
         from penstock.turns import Turns
+        from penstock.wakes import Wakes
 
         self.load_tasks()
         configure(self.config, root=self.root)
+        wakes = Wakes(lambda: self.ledger, lambda: self.sweeper)
+        self._closers.insert(0, wakes.close)
         made = Execution(
             self.ledger,
             self.config,
@@ -234,8 +256,11 @@ class Rooms:
             gates=(
                 self.steering,
                 self.slots,
+                LimitsGate(lambda: self.ledger, lambda: self.slots, wakes.at),
                 Turns(self.config.worker.task_concurrency, lambda job_ids: self.sweeper.wake(job_ids)),
             ),
+            home=lambda: self.home,
+            successors=Successors(lambda: cast("JobQueue", self)),
         )
         self._closers.insert(0, made.close)
         return made

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
+import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -16,7 +18,8 @@ from penstock.job.schedules import FIRE_AT, INTERVAL_START
 from penstock.lines import MAX_BYTES, LineKeeper, printable
 
 if TYPE_CHECKING:
-    from penstock.body import Cause, Emit, Interrupt
+    from penstock.body import Cause, Emit, Interrupt, Next
+    from penstock.dependencies.home import Home
     from penstock.job.models import Job, Report
 
 _PROGRESS_STEP = 0.001
@@ -46,8 +49,9 @@ class Run:
     Reports are passed on at once and never raise; what was reported last may be lost if the process dies.
     """
 
-    __slots__ = ("_emit", "_interrupt", "_job", "_keeper", "_log_max_bytes", "_message", "_progress", "_secrets",
-                 "_told", "attempt", "job_id", "name", "own_process", "started_at")  # fmt: skip
+    __slots__ = ("_emit", "_extend", "_home", "_interrupt", "_job", "_keeper", "_log_max_bytes", "_message",
+                 "_progress", "_secrets", "_told", "attempt", "began", "job_id", "name", "next", "own_process",
+                 "started_at")  # fmt: skip
 
     def __init__(
         self,
@@ -57,8 +61,16 @@ class Run:
         interrupt: Interrupt | None = None,
         own_process: bool = False,
         log_max_bytes: int = MAX_BYTES,
+        home: Callable[[], Home] | None = None,
+        extend: Callable[[float], None] | None = None,
     ) -> None:
         self._job = job
+        self._home: Callable[[], Home] | Home | None = home
+        self._extend = extend
+        self.began = time.monotonic()
+        """When the body began, by the monotonic clock: its timeout is counted from there."""
+        self.next: Next | None = None
+        """What the body has said of the next time, where its task runs again and again."""
         self._secrets: frozenset[str] | None = None
         self._log_max_bytes = log_max_bytes
         self.job_id = job.id
@@ -90,6 +102,29 @@ class Run:
         """The data interval of a scheduled job: from the fire time before it to its own."""
         starts, ends = _instant(self._job.metadata.get(INTERVAL_START)), self.fire_at
         return None if starts is None or ends is None else (starts, ends)
+
+    @property
+    def job(self) -> Job:
+        """The job's row as it was when the attempt began."""
+        return self._job
+
+    @property
+    def home(self) -> Home:
+        """What this process keeps for the dependencies of bodies. Raises RuntimeError where nobody runs any."""
+        if callable(self._home):
+            self._home = self._home()
+        if self._home is None:
+            raise RuntimeError("there are dependencies where a worker runs a body, and nowhere else")
+        return self._home
+
+    @home.setter
+    def home(self, home: Home) -> None:
+        self._home = home
+
+    def extend_timeout(self, by_s: float) -> None:
+        """Let the body take so much longer than was allowed; without a timeout nothing happens."""
+        if self._extend is not None and self._job.timeout_s is not None:
+            self._extend(by_s)
 
     @property
     def progress(self) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -17,10 +18,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from penstock import templates
-from penstock.core.base import Scheduler
 from penstock.core.config import seconds
 from penstock.core.exceptions import JobNotFoundError, LedgerError, QueueFullError
 from penstock.core.records import Change, Record
+from penstock.core.running import Scheduler
 from penstock.core.typed import prepared
 from penstock.job import lifecycle, schedules
 from penstock.job.models import Intent, Job, Submission, new_job_id
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("penstock.scheduler")
 
 _BATCH = 200
+_ALSO_EVERY_S = 10.0
 _TURNS = 100
 _FULL_S = 5.0
 _LEFT_S = 0.25
@@ -57,6 +59,7 @@ class LedgerScheduler(Scheduler):
         submit: Callable[[Sequence[Intent]], Sequence[Submission]],
         cancel: Callable[[str], object],
         value_of: Callable[[Job], object],
+        also: Callable[[], object] = lambda: None,
         problem: Callable[[Schedule], Problem | None] = lambda schedule: None,
     ) -> None:
         """Set up a scheduler.
@@ -67,6 +70,7 @@ class LedgerScheduler(Scheduler):
             submit: inserts jobs and publishes those that are new; raises `QueueFullError`, having written none.
             cancel: cancels a job, by id.
             value_of: reads what a job has returned.
+            also: what the thread is to look at beside schedules, now and then.
             problem: says why a schedule must make no jobs.
         """
         self.counts: Counter[str] = Counter()
@@ -74,6 +78,7 @@ class LedgerScheduler(Scheduler):
         self._submit = submit
         self._cancel = cancel
         self._value_of = value_of
+        self._also = also
         self._problem = problem
         self._left: dict[str, int] = {}
         """Schedules that are due and make no jobs here, by the newest look, each with its version."""
@@ -175,10 +180,14 @@ class LedgerScheduler(Scheduler):
             thread.join()
 
     def _loop(self) -> None:
+        also_at = 0.0
         while not self._stop.is_set():
             wait_s = self._interval_s
             try:
                 self.tick()
+                if time.monotonic() >= also_at:
+                    also_at = time.monotonic() + _ALSO_EVERY_S
+                    self._also()
                 if (at := self.next_at()) is not None:
                     least_s = _LEFT_S if self._left else 0.01
                     wait_s = min(wait_s, max(least_s, (at - self._ledger.now()).total_seconds()))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any, cast
 
@@ -33,13 +35,14 @@ class Plan:
     """How one function is called from stored arguments. Made once per function, see `plan_of`."""
 
     __slots__ = ("_by_name", "_name", "_positional", "_rest", "_run_index", "_run_name", "_run_only", "_signature",
-                 "_var_keyword", "_var_positional")  # fmt: skip
+                 "_supplied", "_var_keyword", "_var_positional")  # fmt: skip
 
     def __init__(self, fn: Callable[..., Any], name: str, signature: inspect.Signature) -> None:
         if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
             raise ArgumentsError(f"task {name} is a generator function, whose body a call does not run; return a list")
         annotations = _annotations(fn, signature)
         self._name = name
+        self._supplied = supplied(fn)
         self._run_name: str | None = None
         self._run_index = -1
         self._run_only = False
@@ -71,6 +74,8 @@ class Plan:
         """Raise `ArgumentsError` or `PayloadError`, naming the parameter, if the call cannot be made."""
         if self._run_name in kwargs:
             raise ArgumentsError(f"task {self._name}: {self._run_name!r} is handed in by the worker, not by the caller")
+        for name in self._supplied & kwargs.keys():
+            raise ArgumentsError(f"task {self._name}: {name!r} is what it depends on: the worker hands it in")
         try:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -108,14 +113,27 @@ class Plan:
         """Return stored arguments of a call with some put in their place, by name; `check` has still to see them."""
         left = dict(changes)
         parameters = [p for p in self._signature.parameters.values() if p.kind in _POSITIONAL]
-        placed = [_as_ref(value) if _is_ref(value) else value for value in args]
+        placed = [self._given(index, value) for index, value in enumerate(args)]
         for at, parameter in enumerate(parameters[: len(placed)]):
             if parameter.name in left:
                 placed[at] = left.pop(parameter.name)
         if self._var_positional and self._var_positional in left and len(placed) >= len(parameters):
             placed[len(parameters) :] = left.pop(self._var_positional)
-        named = {name: _as_ref(value) if _is_ref(value) else value for name, value in kwargs.items()}
+        named = {name: self._given(name, value) for name, value in kwargs.items()}
         return placed, {**named, **left}
+
+    def bound(self, args: list[Any], kwargs: dict[str, Any], run: Any) -> dict[str, Any]:
+        """Return stored arguments by name, restored to their types, the run among them. Raises `ArgumentsError`."""
+        args = [self._restore(index, value) for index, value in enumerate(args)]
+        kwargs = {key: self._restore(key, value) for key, value in kwargs.items()}
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise ArgumentsError(f"task {self._name}{self._signature}: {error}") from None
+        bound.apply_defaults()
+        if self._run_name is not None:
+            bound.arguments[self._run_name] = run
+        return dict(bound.arguments)
 
     def by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of a call by the names of the parameters, those left out as their defaults."""
@@ -144,6 +162,12 @@ class Plan:
             return fn(*args[: self._run_index], run, *args[self._run_index :], **kwargs)
         kwargs[self._run_name] = run
         return fn(*args, **kwargs)
+
+    def _given(self, place: int | str, value: Any) -> Any:
+        """Return a stored argument as a caller gives it."""
+        if _is_ref(value):
+            return _as_ref(value)
+        return restored(value) if isinstance(value, Mapping) and self._convert_at(place) in _SECRETS else value
 
     def _sealed(self, place: int | str, value: Any) -> Any:
         return Secret(value) if isinstance(value, str) and self._convert_at(place) in _SECRETS else value
@@ -208,6 +232,61 @@ def _is_template_for(convert: Convert, value: Any) -> bool:
         convert(sample)
         return True
     return False
+
+
+def supplied(fn: Callable[..., Any]) -> frozenset[str]:
+    """Return which parameters are no arguments, because what the function depends on supplies them.
+
+    Raises:
+        ArgumentsError: a parameter says twice where its value comes from, or says so and does not.
+
+    Warns:
+        UserWarning: an annotation cannot be read that may ask for something.
+    """
+    # Nothing can depend on what is not loaded: a project without dependencies never loads the library.
+    library = sys.modules.get("uncalled_for")
+    if library is None:
+        return frozenset()
+    try:
+        with _readable(fn):
+            return frozenset(library.get_dependency_parameters(fn))
+    except TypeError as error:
+        raise ArgumentsError(str(error)) from None
+
+
+def wrapped(fn: Callable[..., Any]) -> bool:
+    """Whether the annotation of an argument asks for something around the call; `supplied` goes before."""
+    library = sys.modules.get("uncalled_for")
+    return library is not None and bool(library.get_annotation_dependencies(fn))
+
+
+@contextmanager
+def _readable(fn: Callable[..., Any]) -> Generator[None]:
+    """Take annotations that cannot be read out of the library's way, which then reads none; it keeps what it reads."""
+    written = getattr(fn, "__annotations__", {})
+    doubtful = any(isinstance(text, str) and "Annotated" in text for text in written.values())
+    if doubtful:
+        with suppress(Exception):  # an annotation may raise anything when it is evaluated
+            typing.get_type_hints(fn, include_extras=True)
+            doubtful = False
+    if not doubtful:
+        yield
+        return
+    read: dict[str, Any] = {}
+    for name, text in written.items():
+        single = types.SimpleNamespace(__annotations__={name: text})
+        try:
+            read |= typing.get_type_hints(single, globalns=getattr(fn, "__globals__", {}), include_extras=True)
+        except Exception as error:  # noqa: BLE001 - as above
+            read[name] = Any
+            if "Annotated" in str(text):
+                told = f"the annotation of {name!r} of {fn.__qualname__} cannot be read, nor what it asks for: {error}"
+                warnings.warn(told, stacklevel=6)
+    fn.__annotations__ = read
+    try:
+        yield
+    finally:
+        fn.__annotations__ = written
 
 
 _plans: dict[Callable[..., Any], Plan] = {}

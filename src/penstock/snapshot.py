@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import statistics
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -131,20 +130,23 @@ def take(rooms: Rooms, *, limit: int = 100) -> Snapshot:
 
 
 def queues(rooms: Rooms) -> list[QueueState]:
-    """Look at every queue that is configured, has jobs, or is listened to, by name.
+    """Look at every queue that is configured, listened to, or paused, or has jobs that are not final, by name.
 
     Raises:
         LedgerError: the ledger did not answer. An engine that does not is no error: its ``depth`` is None.
     """
     ledger, engine = rooms.ledger, mask_url(rooms.config.backend)
     now = ledger.now()
-    counts = _by(tallies := ledger.tally(), "queue")
+    counts = _by(tallies := ledger.tally(live=True), "queue")
     workers = [worker for worker in ledger.workers() if worker.backend == engine]
     listening = {name for worker in workers for name in worker.queues}
     begun = ledger.find(JobQuery(states=_BEGUN, limit=_LOOKED_AT))
     found: list[QueueState] = []
-    names = sorted({*rooms.config.worker.queues, *counts, *listening})
-    depths, holding = depths_of(rooms, names), decisions(rooms)
+    holding = decisions(rooms)
+    paused = {decision.subject.removeprefix("queue "): decision for decision in holding if decision.kind == "pause"}
+    paused = {name: decision for name, decision in paused.items() if decision.subject == f"queue {name}"}
+    names = sorted({*rooms.config.worker.queues, *counts, *listening, *paused})
+    depths = depths_of(rooms, names)
     for name in names:
         of = counts.get(name, {})
         late = [_late_s(job) for job in begun if job.queue == name]
@@ -160,10 +162,10 @@ def queues(rooms: Rooms) -> list[QueueState]:
                 running=sum(of.get(state, 0) for state in _RUNNING),
                 depth=depths.get(name),
                 waiting_since=min((at for at in since if at <= now), default=None),
-                late_p50_s=statistics.median(known) if known else None,
+                late_p50_s=sorted(known)[len(known) // 2] if known else None,
                 late_max_s=max(known, default=None),
                 listeners=tuple(worker.id for worker in workers if name in worker.queues),
-                paused=next((d for d in holding if (d.kind, d.subject) == ("pause", f"queue {name}")), None),
+                paused=paused.get(name),
             )
         )
     return found

@@ -339,6 +339,7 @@ class Worker(Runs):
             on_ready=self._ready.set,
             on_contact=self.vitals.contact,
             on_turn=self.vitals.loop_turned,
+            around=self.queue.home.on_this_loop,
         )
         try:
             self._resting.work(order)
@@ -440,6 +441,7 @@ class Worker(Runs):
         if capture is not None:
             capture.uninstall()
         thread.join(1 if self._done.is_set() else 0)
+        self.queue.close_shared()
         try:
             self.queue.ledger.forget_worker(self.queue.owner)
         except LedgerError as error:

@@ -11,6 +11,7 @@ UNSAFE_CALLS = {
 }  # fmt: skip
 IMPORTS_BY_NAME = {
     "__init__.py": "the public names, from a table in the file",
+    "dependencies/__init__.py": "the public names, from a table in the file",
     "runners/__init__.py": "the runners, from a table in the file",
     "runners/task.py": "the submitted function's own module, named by the parent process to its child",
     "runners/child.py": "the runner's class, named by the parent process to its child",

@@ -24,6 +24,7 @@ NO_TWIN = {
         "resubmit",
         "captured",
         "kill_children",
+        "close_shared",
     },
     JobHandle: {"events"},  # what it returns asks, for `for` and for `async for`
     Task: {"call", "options"},

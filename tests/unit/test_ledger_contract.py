@@ -583,6 +583,8 @@ def test_all_jobs_are_tallied_by_queue_name_and_shown_state(ledger, clock):
     tallied = {(t.queue, t.name, t.state): t.count for t in ledger.tally()}
     usual = {("default", "t", state): 1 for state in lifecycle.SHOWN_STATES}
     assert tallied == usual | {("etl", "t", "queued"): 1, ("etl", "u", "queued"): 2}
+    live = {(t.queue, t.name, t.state): t.count for t in ledger.tally(live=True)}
+    assert live == {key: count for key, count in tallied.items() if key[2] not in lifecycle.FINAL}
 
 
 def test_a_tally_tells_since_when_the_first_waits_or_runs(ledger, clock):

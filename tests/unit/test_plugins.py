@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from penstock import JobQueue, registry, runners
-from penstock.core.base import Runner
 from penstock.core.hookspecs import hookimpl
+from penstock.core.running import Runner
 from penstock.job.lifecycle import Event, Transition
 from penstock.job.models import Job
 from penstock.options import JobOptions

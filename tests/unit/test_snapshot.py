@@ -103,6 +103,16 @@ def test_queues_tell_what_waits_since_when_and_who_listens(queue: JobQueue) -> N
     assert found["default"].late_max_s is None
 
 
+def test_what_somebody_has_decided_is_shown(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_ACTOR", "ada")
+    queue.strike("sales", "day", "==", "monday", why="bad feed")
+    queue.pause(queue="etl")
+    assert [(one.kind, one.by, one.why) for one in queue.snapshot().decisions] == [
+        ("pause", "ada", ""), ("strike", "ada", "bad feed"),
+    ]  # fmt: skip
+    assert [(one.name, one.paused is not None) for one in queue.queues()] == [("default", False), ("etl", True)]
+
+
 def test_an_engine_that_cannot_say_or_does_not_answer_leaves_the_depth_out(job_queue: JobQueue, tmp_path: Path) -> None:
     assert [one.depth for one in job_queue.queues()] == [None]
     with JobQueue("rq+redis://127.0.0.1:1/0", ledger="memory://", root=tmp_path) as away:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from penstock.core.base import AsyncBackend, Backend, Runner
+    from penstock.core.base import AsyncBackend, Backend
+    from penstock.core.running import Runner
     from penstock.job.lifecycle import Transition
     from penstock.job.models import Job
 

@@ -37,8 +37,10 @@ class Overview(ABC):
     def find(self, query: JobQuery) -> list[Job]:
         """See `Ledger.find`."""
 
-    def tally(self) -> list[Tally]:
+    def tally(self, *, live: bool = False) -> list[Tally]:
         """Count all jobs by queue, name and shown state, in no order; what has no job is left out.
+
+        ``live``: only those that are not final, which are fewer as a rule.
 
         A ledger that has to look page by page may count a job that moves meanwhile twice, or not at all.
         """
@@ -47,6 +49,8 @@ class Overview(ABC):
         now = self.now()
         counts: dict[tuple[str, str, str], tuple[int, datetime | None]] = {}
         for job in self.find(JobQuery(limit=sys.maxsize)):
+            if live and job.state.final:
+                continue
             key = (job.queue, job.name, shown_state(job, now))
             count, first_at = counts.get(key, (0, None))
             at = job.scheduled_at if job.state is State.QUEUED else job.started_at

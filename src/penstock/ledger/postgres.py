@@ -170,9 +170,10 @@ class PostgresLedger(Ledger):
         """See `Ledger.counts`."""
         return {state: count for state, count in self._rows(sql.COUNTS) if count}
 
-    def tally(self) -> list[Tally]:
+    def tally(self, *, live: bool = False) -> list[Tally]:
         """See `Overview.tally`."""
-        return sql_overview.tallies_of(self._rows(sql_overview.TALLY))
+        statement = sql_overview.TALLY_LIVE if live else sql_overview.TALLY
+        return sql_overview.tallies_of(self._rows(statement))
 
     def upcoming(self, limit: int) -> list[Job]:
         """See `Overview.upcoming`."""

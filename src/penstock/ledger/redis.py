@@ -197,9 +197,9 @@ class RedisLedger(Ledger):
         numbers = self._server.run(redis_reads.COUNTS, self._time())
         return {state: number for state, number in zip(SHOWN_STATES, numbers, strict=True) if number}
 
-    def tally(self) -> list[Tally]:
+    def tally(self, *, live: bool = False) -> list[Tally]:
         """See `Overview.tally`."""
-        return redis_overview.tally(self._server, self._time())
+        return redis_overview.tally(self._server, self._time(), live=live)
 
     def upcoming(self, limit: int) -> list[Job]:
         """See `Overview.upcoming`."""

@@ -65,10 +65,12 @@ for i = 1, math.min(#next, tonumber(ARGV[3])) do found[i] = redis.call('HGETALL'
 return found""")
 
 
-def tally(server: RedisServer, time: str) -> list[Tally]:
+def tally(server: RedisServer, time: str, *, live: bool) -> list[Tally]:
     """See `Overview.tally`; ``time`` is the now of a test, or empty."""
     counts: dict[tuple[str, str, str], tuple[int, float | None]] = {}
     for state in State:
+        if live and state.final:
+            continue
         after = "-"
         while True:
             last, told = server.run(_TALLY, time, state.value, after, _PAGE)

@@ -16,11 +16,12 @@ _SHOWN = " ".join(
     f"WHEN {condition} THEN '{shown}'"
     for shown, condition in sorted(sql.SHOWN_SQL.items(), key=lambda pair: pair[0] not in FINAL)
 )
-TALLY = (
+_TALLY = (
     f"SELECT queue, name, CASE {_SHOWN} END AS shown, count(*), "
     "min(CASE state WHEN 'queued' THEN scheduled_at WHEN 'running' THEN started_at END) "
-    "FROM jobs GROUP BY queue, name, shown"
+    "FROM jobs {which}GROUP BY queue, name, shown"
 )
+TALLY, TALLY_LIVE = (_TALLY.format(which=which) for which in ("", "WHERE finished_at IS NULL "))
 
 # The rows of the few are read after they have been chosen, from the index over what waits where there is one.
 UPCOMING = (

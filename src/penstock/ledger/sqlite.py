@@ -250,9 +250,10 @@ class SqliteLedger(Ledger):
         """See `Ledger.counts`."""
         return {state: count for state, count in self._rows(sql.COUNTS, {"now": self._clock()}) if count}
 
-    def tally(self) -> list[Tally]:
+    def tally(self, *, live: bool = False) -> list[Tally]:
         """See `Overview.tally`."""
-        return sql_overview.tallies_of(self._rows(sql_overview.TALLY, {"now": self._clock()}))
+        statement = sql_overview.TALLY_LIVE if live else sql_overview.TALLY
+        return sql_overview.tallies_of(self._rows(statement, {"now": self._clock()}))
 
     def upcoming(self, limit: int) -> list[Job]:
         """See `Overview.upcoming`."""

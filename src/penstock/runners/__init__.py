@@ -11,8 +11,8 @@ from penstock.core.exceptions import InvalidJobError, did_you_mean
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from penstock.core.base import Runner
     from penstock.core.config import Config
+    from penstock.core.running import Runner
 
 _HOMES = {"task": "task:TaskRunner", "command": "command:CommandRunner", "pipeline": "pipeline:PipelineRunner"}
 _made: dict[str, Runner] = {}

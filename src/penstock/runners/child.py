@@ -34,6 +34,7 @@ from penstock.runners.errors import describe_error, ended_by
 from penstock.runners.frames import (
     Broken,
     Done,
+    Extend,
     Frames,
     FromChild,
     Prepare,
@@ -94,6 +95,7 @@ class Child:
                     os._exit(0)  # a process that the body forked has come out of the body: it is not the child
                 self._ear.expect(None)
                 self._send(Done(ended), last=True)
+        self._runner.end_child()
 
     # -- prepare ------------------------------------------------------------------------------------------------
 
@@ -134,7 +136,10 @@ class Child:
     def _perform(self, job: Job) -> Ended:
         self._stop, self._interrupt, self._open = None, Interrupt(), True
         log_max_bytes = self._limits.log_max_bytes
-        run = Run(job, emit=self._emit, interrupt=self._interrupt, own_process=True, log_max_bytes=log_max_bytes)
+        run = Run(
+            job, emit=self._emit, interrupt=self._interrupt, own_process=True, log_max_bytes=log_max_bytes,
+            extend=lambda by_s: self._send(Extend(by_s)),
+        )  # fmt: skip
         self._settle_in()
         token = current_run.set(run)
         self._capture.process_run = run
@@ -148,7 +153,9 @@ class Child:
             current_run.reset(token)
             if os.getpid() == self._pid:
                 run.close()
-        return ended if self._stop is None else Ended(how=self._stop, error=ended.error)
+        if run.next is not None:
+            ended = msgspec.structs.replace(ended, next=run.next)
+        return ended if self._stop is None else Ended(how=self._stop, error=ended.error, next=ended.next)
 
     def _body(self, job: Job, run: Run) -> Ended:
         limits: Limits | None = None

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from penstock.core.base import Runner
 from penstock.core.config import SecurityConfig
 from penstock.core.exceptions import ArgumentsError, InvalidJobError, PenstockError
+from penstock.core.running import Runner
 from penstock.job.limits import limits_of
 from penstock.lines import printable
 from penstock.runners.confine import confiner

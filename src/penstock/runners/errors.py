@@ -18,7 +18,9 @@ _REASON_MAX = 500
 
 
 def ended_by(error: BaseException) -> Ended:
-    """Return how an attempt ended whose body raised this; never raises."""
+    """Return how an attempt ended whose body raised this; never raises. An exception may say it itself: ``ended``."""
+    if isinstance(told := getattr(error, "ended", None), Ended):
+        return told
     if isinstance(error, Snooze):
         return Ended(how="snoozed", wait_s=error.wait_s, note=printable(str(error.reason))[:_REASON_MAX] or None)
     described = describe_error(error)

@@ -59,8 +59,14 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     ended: Ended
 
 
+class Extend(msgspec.Struct, frozen=True, tag="extend"):
+    """The body takes longer than was allowed."""
+
+    by_s: float
+
+
 ToChild = Prepare | Work | Stop
-FromChild = Ready | Broken | Done | LogLine | NodeRun | Progress
+FromChild = Ready | Broken | Done | Extend | LogLine | NodeRun | Progress
 
 _encoder = msgspec.msgpack.Encoder()
 to_child: msgspec.msgpack.Decoder[ToChild] = msgspec.msgpack.Decoder(ToChild)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from penstock.core.base import Runner
 from penstock.core.exceptions import InvalidJobError, UnknownPipelineError, did_you_mean
+from penstock.core.running import Runner
 from penstock.job.models import Ref
 
 if TYPE_CHECKING:

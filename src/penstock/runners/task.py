@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from penstock import runners
-from penstock.core.base import Runner
 from penstock.core.exceptions import ArgumentsError, UnknownTaskError
+from penstock.core.running import Runner
+from penstock.dependencies.home import child_home, setup_of
 from penstock.job.schedules import FOLLOWS, Answer, answer_of
 from penstock.signatures import plan_of
 from penstock.sources import scan
@@ -21,6 +22,7 @@ from penstock.sources.decorators import TASKS
 
 if TYPE_CHECKING:
     from penstock.core.config import Config
+    from penstock.dependencies.home import Home
     from penstock.job.models import Job
     from penstock.sources.decorators import Task
 
@@ -63,11 +65,15 @@ class TaskRunner(Runner):
         self._root: Path | None = None
         self._not_loaded = ""
         self._trusting = False
+        self._config: Config | None = None
+        self._home: Home | None = None
+        """In a child process: what it keeps for the dependencies of its bodies."""
 
     def configure(self, config: Config, root: Path) -> None:
         """See `Runner.configure`."""
         self._tasks, self._root = config.tasks, root
         self._trusting = config.security.trust_world_writable
+        self._config = config
 
     def missing(self, job: Job) -> str | None:
         """See `Runner.missing`."""
@@ -95,7 +101,11 @@ class TaskRunner(Runner):
         if task is None:
             raise UnknownTaskError(job.name, TASKS, self._not_loaded)
         spec = self._spec(job)
-        value = plan_of(task.fn, task.name, task.signature).call(task.fn, spec.args, spec.kwargs, run)
+        plan = plan_of(task.fn, task.name, task.signature)
+        if task.depends:
+            value = self._resolved(task, plan.bound(spec.args, spec.kwargs, run), run)
+        else:
+            value = plan.call(task.fn, spec.args, spec.kwargs, run)
         zone = job.metadata.get(FOLLOWS)
         if zone is None:
             return value
@@ -106,6 +116,14 @@ class TaskRunner(Runner):
             return _decoder.decode(job.spec)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ArgumentsError(f"the arguments of job {job.id} cannot be read: {error}") from None
+
+    def _resolved(self, task: Task[..., Any], given: dict[str, Any], run: Any) -> Any:
+        from penstock.dependencies.declared import declared_by
+        from penstock.dependencies.resolving import call
+
+        if self._home is not None:
+            run.home = self._home
+        return call(task.fn, declared_by(task.fn), given, run, is_async=task.is_async)
 
     def may_run_apart(self, job: Job) -> bool:
         """See `Runner.may_run_apart`: a child finds what stands at the top of a file."""
@@ -126,6 +144,8 @@ class TaskRunner(Runner):
             setup["script"] = str(file)
         elif not self._is_configured(file, module):
             setup["module"] = module
+        if task.depends and self._config is not None:
+            setup |= setup_of(self._config, self._root or Path.cwd())
         setup["watch"] = [str(path) for path in (file, *self._folders())]
         if (text := scan.kept_text(str(file))) is not None:
             # The child would read what is there now, which may be broken; this process has not taken it yet.
@@ -146,6 +166,13 @@ class TaskRunner(Runner):
             importlib.import_module(module)
         if script := setup.get("script"):
             _load_script(script)
+        if "config" in setup:
+            self._home = child_home(setup)
+
+    def end_child(self) -> None:
+        """See `Runner.end_child`."""
+        if self._home is not None:
+            self._home.close()
 
     def _folders(self) -> list[Path]:
         root = self._root or Path.cwd()

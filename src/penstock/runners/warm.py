@@ -21,7 +21,7 @@ from penstock.job.limits import limits_of
 from penstock.job.models import ErrorInfo, LogLine, NodeRun, Progress
 from penstock.lines import LineKeeper
 from penstock.runners.confine import death_told
-from penstock.runners.frames import Broken, Done, Frames, Prepare, Ready, Stop, ToChild, Work, frame, from_child
+from penstock.runners.frames import Broken, Done, Extend, Frames, Prepare, Ready, Stop, ToChild, Work, frame, from_child
 from penstock.runners.pulse import Pulse
 
 if TYPE_CHECKING:
@@ -178,6 +178,8 @@ class WarmChild:
                 else:
                     poll.unregister(fd)  # the interrupt: thrown once, readable for ever
             talk.flush()
+            if deadline is not None and talk.extended_s:
+                deadline, talk.extended_s = deadline + talk.extended_s, 0.0
             if talk.answer is None and (dead or (self._pidfd is None and self._ended())):
                 while self._readable(self._reply) and self._read_reply(talk):
                     pass
@@ -307,6 +309,8 @@ class _Talk:
         self.lines = LineKeeper(job.id, job.attempt, self._tell)
         self._emit = emit
         self._progress: Progress | None = None
+        self.extended_s = 0.0
+        """By how much the body has let its time be longer, since this was looked at."""
 
     def take(self, content: bytes) -> None:
         match from_child.decode(content):
@@ -317,6 +321,8 @@ class _Talk:
                 self._tell(line)
                 if lines.echo is not None:
                     lines.echo(line)
+            case Extend(by_s=by_s):
+                self.extended_s += by_s
             case NodeRun() as node:
                 self._emit(node)
             case answer:

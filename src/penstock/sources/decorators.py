@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, 
 from penstock.core.exceptions import ConfigError, UnknownTaskError
 from penstock.job.models import NAME
 from penstock.options import JobOptions
+from penstock.signatures import supplied, wrapped
 
 if TYPE_CHECKING:
     from penstock.handle import JobHandle
@@ -69,7 +70,12 @@ class Task(Generic[P, R]):
         """How many of its jobs run at once in one worker process; None: as many as there is room for."""
         self.defaults = options
         self.marks: tuple[Mark, ...] = ()
-        self.signature = inspect.signature(fn)
+        whole = inspect.signature(fn)
+        mine = supplied(fn)
+        self.signature = _without(whole, mine) if mine else whole
+        """What a call takes: without what the function's dependencies supply."""
+        self.depends = bool(mine) or wrapped(fn)
+        """Whether the function has dependencies."""
         self.is_async = inspect.iscoroutinefunction(fn)
         self.__doc__ = fn.__doc__
         self.__name__ = getattr(fn, "__name__", name)
@@ -258,6 +264,11 @@ def _concurrency(given: Any, task: str) -> int | None:
     raise ConfigError(f"@task {task}: concurrency is {given!r}; write how many of its jobs may run at once, 1 or more")
 
 
+def _without(signature: inspect.Signature, names: Collection[str]) -> inspect.Signature:
+    taken = [parameter for name, parameter in signature.parameters.items() if name not in names]
+    return signature.replace(parameters=taken)
+
+
 def _place(task: Task[Any, Any]) -> str:
     file, line = task.source
     return f"{file}:{line}"
@@ -311,6 +322,10 @@ def task(
             fn, called, JobOptions.parse_for_task(options, called), aliases=_aliases(aliases, called),
             concurrency=_concurrency(concurrency, called),
         )  # fmt: skip
+        if registered.depends:
+            from penstock.dependencies.declared import check
+
+            registered.defaults = check(fn, called, registered.signature).merged(registered.defaults)
         TASKS.add(registered)
         return registered
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from penstock.core.base import Scheduler
 from penstock.core.durations import Duration, parse_duration_s
+from penstock.core.running import Scheduler
 from penstock.declared import declare
 from penstock.handle import call_off
 from penstock.job import lifecycle
