@@ -167,9 +167,7 @@ class Plan:
         """Return a stored argument as a caller gives it."""
         if _is_ref(value):
             return _as_ref(value)
-        if type(value) is dict and self._convert_at(place) in _SECRETS:
-            return restored(value)
-        return value
+        return restored(value) if self._convert_at(place) in _SECRETS and value is not None else value
 
     def _sealed(self, place: int | str, value: Any) -> Any:
         return Secret(value) if isinstance(value, str) and self._convert_at(place) in _SECRETS else value
