@@ -225,7 +225,9 @@ class Rooms:
         """What makes the next job of tasks that run again and again."""
         from penstock.dependencies.successors import Successors
 
-        return Successors(lambda: cast("JobQueue", self))
+        made = Successors(lambda: cast("JobQueue", self))
+        self._closers.insert(0, made.close)
+        return made
 
     @opened
     def home(self) -> Home:

@@ -174,3 +174,23 @@ def test_the_next_job_does_not_expire_with_the_one_before(queue):
     def polls(perpetual: Perpetual = Perpetual(every=HOUR)) -> None: ...
 
     assert after(queue, queue.enqueue(polls, expires="10s")).job.expires_at is None
+
+
+def test_what_runs_where_it_is_enqueued_does_not_run_within_the_one_before(queue):
+    depths: list[int] = []
+    running: list[int] = []
+
+    @task
+    def loops(n: int = 0, perpetual: Perpetual = Perpetual()) -> None:
+        running.append(n)
+        depths.append(len(running))
+        perpetual.cancel() if n == 3 else perpetual.perpetuate(n + 1)
+        running.pop()
+
+    job = queue.enqueue(loops)
+    for _ in range(3):
+        job = after(queue, job)
+    assert job.wait(20).state == "succeeded"
+    assert len(depths) == 4
+    states = [entry.id for entry in queue.jobs(states=("succeeded",))]
+    assert len(states) == 4

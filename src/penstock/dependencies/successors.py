@@ -40,6 +40,11 @@ class Successors:
 
     def __init__(self, queue: Callable[[], JobQueue]) -> None:
         self._queue = queue
+        self._closed = threading.Event()
+
+    def close(self) -> None:
+        """Try no longer to make what could not be made."""
+        self._closed.set()
 
     def concerns(self, job: Job) -> bool:
         """Whether the job's task runs again and again."""
@@ -56,15 +61,20 @@ class Successors:
             return None
         if job.key is None and job.unique_key is None:
             try:
-                self._record(job, perpetual, said)
+                wanted = self._intent(job, perpetual, said)
+                if wanted.at is None and self._queue().gateway.in_process:
+                    return self._later(job, perpetual, said)  # it would run here and now, within this one
+                self._record(wanted)
             except LedgerError as error:
                 logger.warning("the job after %s %s is not made yet: %s", job.name, job.id, error)
-            except PenstockError as error:
+            except (PenstockError, ValueError) as error:
                 logger.error("job %s %s has no successor: %s", job.name, job.id, error)
                 return None
             else:
                 return None
+        return self._later(job, perpetual, said)
 
+    def _later(self, job: Job, perpetual: Perpetual, said: Next | None) -> Callable[[], None]:
         def later() -> None:
             # Not in the thread that has told the end: it may be that of a loop, or of the ledger's writer.
             arguments = (job, perpetual, said)
@@ -79,26 +89,29 @@ class Successors:
 
     def _insist(self, job: Job, perpetual: Perpetual, said: Next | None) -> None:
         until, pause_s = time.monotonic() + _TRIES_S, _PAUSE_S
-        while time.monotonic() < until:
+        while time.monotonic() < until and not self._closed.is_set():
             try:
-                made = self._record(job, perpetual, said)
+                made = self._record(self._intent(job, perpetual, said))
             except LedgerError as error:
                 logger.info("the job after %s %s is not made yet: %s", job.name, job.id, error)
-            except PenstockError as error:
+            except (PenstockError, ValueError) as error:
                 logger.error("job %s %s has no successor: %s", job.name, job.id, error)
                 return
             else:
                 if made.outcome is not Outcome.KEPT or made.job.id != job.id:
                     return
-            time.sleep(pause_s)
+            self._closed.wait(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-        logger.error("job %s %s has no successor: the ledger did not take it", job.name, job.id)
+        logger.warning("job %s %s has no successor: the ledger did not take it", job.name, job.id)
 
-    def _record(self, job: Job, perpetual: Perpetual, said: Next | None) -> Submission:
+    def _record(self, wanted: Intent) -> Submission:
         from penstock.submission import record
 
-        queue = self._queue()
-        now = queue.ledger.now()
+        (made,) = record(self._queue(), [wanted])
+        return made
+
+    def _intent(self, job: Job, perpetual: Perpetual, said: Next | None) -> Intent:
+        now = self._queue().ledger.now()
         due = perpetual.changed(said.every_s if said else None).next_at(now, job.started_at)
         if said is not None and said.at is not None:
             due = said.at
@@ -116,8 +129,7 @@ class Successors:
         }
         if said is not None and said.spec is not None:
             asked["spec"] = said.spec
-        (made,) = record(queue, [Intent(**asked)])
-        return made
+        return Intent(**asked)
 
 
 def seed(queue: JobQueue, *, rest_s: float = 30.0) -> None:
