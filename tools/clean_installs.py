@@ -41,6 +41,33 @@ GREET = ("greet", "name=Ada")
 PIPELINE = "def rain(hours: list) -> float:\n    return sum(hours)\n"
 INPUTS = ("--pipeline", "--inputs", '{"hours": [1, 2]}', "--final-vars", "rain")
 
+SCREEN = """
+import asyncio
+from penstock import JobQueue
+from penstock.tui.app import Top
+
+async def draw():
+    async with Top(JobQueue.from_config(), refresh_s=60).run_test(size=(120, 40)) as pilot:
+        await pilot.pause()
+
+asyncio.run(draw())
+"""
+WATCHING = """
+import threading
+from pathlib import Path
+from penstock.sources.watching import Watcher
+
+folder, seen = Path("watched"), threading.Event()
+folder.mkdir()
+watcher = Watcher(folder, lambda: seen.set() if list(folder.iterdir()) else None, interval_s=60, events=True)
+watcher.start()
+seen.wait(2)  # watchfiles is listening by then
+(folder / "job.json").write_text("{}")
+found = seen.wait(10)  # without an event it would be a minute
+watcher.stop()
+raise SystemExit(0 if found else "no event of a new file within 10 s")
+"""
+
 SQLITE = "huey+sqlite:///queue.db"
 LEDGER = "sqlite:///ledger.db"
 
@@ -56,6 +83,8 @@ class Check(NamedTuple):
     job: tuple[str, ...] = GREET
     prints: str = "Hello Ada"
     files: tuple[tuple[str, str], ...] = (("jobs/greet.py", TASKS), ("penstock.toml", 'tasks = ["jobs/"]\n'))
+    script: str = ""
+    """What else the extra is for: a program that is run there afterwards, and succeeds."""
 
 
 CHECKS = (
@@ -76,6 +105,8 @@ CHECKS = (
         "rio", "penstock.rio",
         files=(("jobs/greet.py", f"import penstock.rio\n{TASKS}"), ("penstock.toml", 'tasks = ["jobs/"]\n')),
     ),
+    Check("tui", "penstock top", script=SCREEN),
+    Check("watch", "job files", script=WATCHING),
     Check(
         "hamilton", "a pipeline", job=("weather", *INPUTS), prints='{"rain":3}',
         files=(("modules/weather.py", PIPELINE), ("penstock.toml", 'projects = ["modules"]\n')),
@@ -200,6 +231,8 @@ class Place:
         # An idle worker has nothing to warn of; a read that ends every 5 s would be told here.
         if worker.returncode != 0 or "WARNING" in said or "ERROR" in said:
             raise Failure(f"the worker ended with {worker.returncode} and said:\n{said}")
+        if check.script:
+            self.run(self.folder / "venv/bin/python", "-c", check.script, cwd=project, environ=environ)
 
     def _result(self, job: str, check: Check, project: Path, environ: dict[str, str]) -> None:
         printed = self.penstock("result", job, "--wait", "--wait-timeout", "30s", cwd=project, environ=environ).strip()

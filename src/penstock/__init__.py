@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         QueueFullError,
         ResultTimeoutError,
     )
+    from penstock.core.secret import Secret
     from penstock.dependencies import (
         Admission,
         AdmissionBlocked,
@@ -114,6 +115,7 @@ _HOMES = {
     "Run": "run",
     "Runtime": "dependencies",
     "Shared": "dependencies",
+    "Secret": "core.secret",
     "Snooze": "core.asks",
     "State": "job.lifecycle",
     "StateChange": "job.events",
@@ -163,6 +165,7 @@ __all__ = [  # noqa: RUF022 - the verbs and the main class first, what parameter
     "RetryLater",
     "RetryPolicy",
     "RetryRule",
+    "Secret",
     "Snooze",
     "State",
     "StateChange",

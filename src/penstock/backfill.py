@@ -1,7 +1,9 @@
 """Backfill: the jobs of fire times that are past, a few at a time; what has succeeded is not run again.
 
-Where a backfill stands is written nowhere but in its jobs, each under the name of its fire time: it may be killed and
-started again, or run twice at once, and goes on with what failed or is missing.
+Where a backfill stands is written in its jobs, each under the name of its fire time: it may be killed and started
+again, or run twice at once, and goes on with what failed or is missing. Which fire times have succeeded is also noted
+apart, since jobs are purged. Of those before anything was noted a schedule's own may have run and been purged: they are
+told, and run only if that is asked for.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ import msgspec
 
 from penstock import calls, declared, scheduler
 from penstock.audit import note
+from penstock.core.config import seconds
 from penstock.core.exceptions import InvalidScheduleError, JobNotFoundError, QueueFullError, ScheduleNotFoundError
 from penstock.core.triggers import At, Cron, Every, zone_of
+from penstock.done_times import DoneTimes
 from penstock.job.lifecycle import State
 from penstock.job.models import Intent, Job, JobQuery
 from penstock.job.rules import Rule, parse_instant
@@ -31,12 +35,15 @@ if TYPE_CHECKING:
     from penstock.client import JobQueue
 
 RERUN = ("failed", "missing")
+"""What is run where nothing is said."""
+KINDS = (*RERUN, "purged")
 MOST = 100_000
 """Fire times that one backfill may have."""
 
 _PAGE = 500
 _POLL_S = (0.01, 0.25)
 _FULL_S = 1.0
+_NOTE_S = 2.0
 
 
 class Did(StrEnum):
@@ -60,6 +67,8 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """Had succeeded before."""
     failed_before: int = 0
     missing: int = 0
+    purged: int = 0
+    """Of the schedule's own life, and older than ``history.keep_succeeded``: its job may have run and been purged."""
     live: int = 0
     """Had a job that was not final."""
     succeeded: int = 0
@@ -122,18 +131,24 @@ class Backfill:
         """The reason, for the audit trail."""
         self._queue = queue
         self._max_active = max_active
+        self._done = DoneTimes(queue.ledger, schedule.name)
+        self._noted_at = time.monotonic()
         seen = self._look()
         self._tries = {at: known.tries for at, known in seen.items()}
         self._found = {at: known.live for at, known in seen.items() if known.live is not None}
         done = {at for at, known in seen.items() if known.succeeded}
+        self._done.note(done)
+        done |= self._done.among(times)
         open_times = [at for at in times if at not in done and at not in self._found]
         failed = [at for at in open_times if at in seen]
-        wanted = {"failed": set(failed), "missing": set(open_times) - set(failed)}
+        purged = {at for at in open_times if at not in seen and self._may_be_purged(at)}
+        wanted = {"failed": set(failed), "missing": set(open_times) - set(failed) - purged, "purged": purged}
         chosen = set[datetime]().union(*(wanted[kind] for kind in rerun))
         self.todo = tuple(at for at in open_times if at in chosen)
         self.counts = Counts(
             fire_times=len(times), ahead=ahead, done=len(done - set(self._found)), failed_before=len(failed),
-            missing=len(wanted["missing"]), live=len(self._found), left=len(open_times) - len(self.todo),
+            missing=len(wanted["missing"]), purged=len(purged), live=len(self._found),
+            left=len(open_times) - len(self.todo),
         )  # fmt: skip
 
     def run(self, tell: Callable[[Event], None] | None = None) -> Counts:
@@ -168,11 +183,27 @@ class Backfill:
                     moved = True
                     del live[at]
                     self._count(job)
+                    if job is not None and job.state is State.SUCCEEDED:
+                        self._done.note([at])
                     tell(Event(did=Did.ENDED, counts=self.counts, fire_at=at, job=job))
+            if time.monotonic() - self._noted_at > _NOTE_S:
+                self._write_done()
             pause_s = _POLL_S[0] if moved else min(2 * pause_s, _POLL_S[1])
             if live or todo:
                 time.sleep(pause_s)
+        self._write_done()
         return self.counts
+
+    def _write_done(self) -> None:
+        self._done.write()
+        self._noted_at = time.monotonic()
+
+    def _may_be_purged(self, at: datetime) -> bool:
+        """Whether the schedule itself has dealt with a fire time, so long ago that a success of it is gone."""
+        schedule, keep_s = self.schedule, seconds(self._queue.config.history.keep_succeeded)
+        if schedule.cursor_at is None or not schedule.made_at <= at <= schedule.cursor_at:
+            return False
+        return (self._queue.now() - at).total_seconds() > keep_s
 
     def _newest(self, job: Job) -> Job | None:
         try:
@@ -263,8 +294,8 @@ def prepare(
     if max_active < 1:
         raise InvalidScheduleError(f"max_active: {max_active} jobs at once is not a number over 0")
     for kind in rerun:
-        if kind not in RERUN:
-            raise InvalidScheduleError(f"rerun: {kind!r} is none of {', '.join(RERUN)}")
+        if kind not in KINDS:
+            raise InvalidScheduleError(f"rerun: {kind!r} is none of {', '.join(KINDS)}")
     rule = {name: value for name, value in (("cron", cron), ("every", every)) if value is not None}
     schedule = _known(queue, what) if isinstance(what, str) else None
     if schedule is not None:
@@ -293,7 +324,9 @@ def prepare(
 def _known(queue: JobQueue, name: str) -> Schedule | None:
     """Return a schedule: as the ledger has it, or as the configuration declares it where no worker has been yet."""
     try:
-        return queue.schedules.get(name)
+        found = queue.schedules.get(name)
+        queue.signer.check_schedule(found)
+        return found
     except ScheduleNotFoundError:
         table = queue.config.schedules.get(name)
     if table is None:

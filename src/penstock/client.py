@@ -233,8 +233,8 @@ class JobQueue(Controls):
         """Make the jobs of a schedule's past fire times, and wait for them; see `penstock.backfill.prepare`.
 
         A fire time whose job has succeeded is left alone. ``max_active`` (4) bounds how many are live, ``rerun`` says
-        what is run (``failed``, ``missing``; both), ``dry_run=True`` only counts, ``tell`` is called with each step.
-        A task or pipeline without a schedule takes a rule (``cron``, ``every``), ``inputs``, and job options.
+        what is run (``failed``, ``missing``; both; ``purged``), ``dry_run=True`` only counts, ``tell`` is called with
+        each step. A task or pipeline without a schedule takes a rule (``cron``, ``every``), ``inputs``, and options.
 
         Raises:
             ScheduleNotFoundError: there is no such schedule.

@@ -9,6 +9,7 @@ import platform
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -18,11 +19,17 @@ from penstock.core.base import Finding
 from penstock.core.capabilities import FLAGS
 from penstock.core.config import seconds
 from penstock.core.durations import format_duration
-from penstock.core.exceptions import BackendNotInstalledError, PenstockError, UnsupportedError
+from penstock.core.exceptions import (
+    BackendNotInstalledError,
+    PenstockError,
+    ResultError,
+    UnsupportedError,
+)
 from penstock.core.secrets import mask_url
 from penstock.job.models import new_job_id
 from penstock.registry import backend_class, backend_names
 from penstock.results import ResultStore
+from penstock.servers import disk
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -116,6 +123,9 @@ def _packages() -> list[Check]:
 
 
 def _ledger(queue: JobQueue) -> list[Check]:
+    if queue.looks_only and (file := queue.unmade_ledger) is not None:
+        told = f"{mask_url(queue.config.ledger)}: not there yet; the first job, or a worker, makes it"
+        return _with_findings("ledger", told, disk.look(file))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # what a ledger warns of when it is opened is found below
         ledger = queue.ledger
@@ -168,6 +178,10 @@ def _engine(queue: JobQueue) -> list[Check]:
 
 
 def _results(queue: JobQueue) -> list[Check]:
+    if "://" not in queue.config.results and not (folder := Path(queue.config.results)).exists():
+        if (why := disk.cannot_make(folder)) is not None:
+            raise ResultError(f"{folder} cannot be made: {why}")
+        return [Check(area="results", name="results", level="ok", told=f"{folder}: not there yet, can be made")]
     store = ResultStore(queue.config.results, inline_max_bytes=0)  # 0: goes to the store, not to the ledger
     job_id = f"doctor-{new_job_id()}"
     try:

@@ -16,6 +16,7 @@ from uuid import UUID
 
 import msgspec
 
+from penstock.core import secret
 from penstock.core.config import LimitsConfig
 from penstock.core.exceptions import PayloadError
 from penstock.job.models import Ref
@@ -28,7 +29,7 @@ _SCALARS = (bool, bytes, bytearray, date, datetime, time, timedelta, Decimal, UU
 _TABLES = {"pandas", "polars", "pyarrow", "numpy", "xarray", "dask", "narwhals", "duckdb"}
 _QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKET = re.compile(rb"[\[\]{}]")
-_encoder = msgspec.json.Encoder(enc_hook=lambda value: plain_or_raise(value))
+_encoder = msgspec.json.Encoder(enc_hook=lambda value: _with_secrets(value))
 
 
 def encode_spec(spec: msgspec.Struct, limits: LimitsConfig = LimitsConfig()) -> bytes:  # noqa: B008 - frozen
@@ -41,7 +42,7 @@ def encode_spec(spec: msgspec.Struct, limits: LimitsConfig = LimitsConfig()) -> 
     for name in spec.__struct_fields__:
         value = getattr(spec, name)
         if value is not msgspec.UNSET:
-            plain_data_or_raise(value, name)
+            plain_data_or_raise(_without_secrets(value) if getattr(spec, "TAKES_SECRETS", False) else value, name)
     try:
         encoded = _encoder.encode(spec)
     except RecursionError:
@@ -126,6 +127,18 @@ def plain_or_raise(value: Any) -> Any:
     raise TypeError(f"{_a(describe(value))} is not plain data")
 
 
+def _with_secrets(value: Any) -> Any:
+    return secret.stored(value) if isinstance(value, secret.Secret) else plain_or_raise(value)
+
+
+def _without_secrets(value: Any) -> Any:
+    """Return the arguments of a call without those that are secrets: they have been checked."""
+    if isinstance(value, Mapping):
+        given = cast("Mapping[str, Any]", value)
+        return {name: item for name, item in given.items() if not isinstance(item, secret.Secret)}
+    return [None if isinstance(item, secret.Secret) else item for item in value]
+
+
 def describe(value: Any) -> str:
     """Name a value's type for people: ``pandas DataFrame``, ``function load_orders``, ``class Order``."""
     if isinstance(value, ModuleType):
@@ -188,6 +201,11 @@ def _check_mapping(value: Mapping[Any, Any], path: str, depth: int) -> None:
 def _check_rare(value: Any, path: str, depth: int) -> None:
     if isinstance(value, Enum):
         plain_data_or_raise(value.value, path, depth)
+    elif isinstance(value, secret.Secret):
+        raise PayloadError(
+            f"{path} is a Secret, which only a task's parameter takes that is annotated Secret; elsewhere pass the "
+            "name of the secret, and read it in the body"
+        )
     elif isinstance(value, type | ModuleType):
         raise PayloadError(f"{path} is the {describe(value)}, not plain data; pass its name as a str")
     elif isinstance(value, msgspec.Struct):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from penstock import calls
@@ -46,6 +47,41 @@ def declare_projects(queue: JobQueue, plan_of: Callable[..., Plan]) -> dict[str,
         if project.kind == "flowerpower":
             told |= _Declaring(queue, project, plan_of).run()
     return told
+
+
+class ProjectFiles:
+    """The files in which projects say what they schedule, and whether they have changed."""
+
+    def __init__(self, queue: JobQueue) -> None:
+        self._queue = queue
+        self._declared = self._look()
+
+    def follow(self, plan_of: Callable[..., Plan]) -> dict[str, str]:
+        """Make the schedules anew if a file was added, changed or deleted; see `declare_projects`."""
+        found = self._look()
+        if found == self._declared:
+            return {}
+        told = declare_projects(self._queue, plan_of)
+        self._declared = found  # not before: a ledger that does not answer is asked again
+        for name, what in told.items():
+            if what != Did.KEPT:
+                logger.info("schedule %s of a project: %s", name, what)
+        return told
+
+    def _look(self) -> frozenset[tuple[str, int, int]]:
+        try:
+            projects = projects_of(self._queue.config, self._queue.root)
+        except ConfigError:
+            return frozenset()  # `declare_projects` tells of it
+        found: set[tuple[str, int, int]] = set()
+        for project in projects.values():
+            if project.kind != "flowerpower":
+                continue
+            for path in (*project.conf.glob("*.y*ml"), *project.conf.glob("*/**/*.y*ml")):
+                with suppress(OSError):  # gone meanwhile
+                    seen = path.stat()
+                    found.add((str(path), seen.st_mtime_ns, seen.st_size))
+        return frozenset(found)
 
 
 class _Declaring:

@@ -1,4 +1,4 @@
-"""Looks for changed files of tasks again and again, for as long as a worker works."""
+"""Looks for changed files of tasks and of projects' schedules again and again, for as long as a worker works."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from penstock.core.config import seconds
 from penstock.core.exceptions import ConfigError, LedgerError
+from penstock.declared import plan_of
+from penstock.project_schedules import ProjectFiles
 
 if TYPE_CHECKING:
     from penstock.client import JobQueue
@@ -25,6 +27,7 @@ class Rescan:
     def __init__(self, queue: JobQueue, *, declare: bool) -> None:
         self._queue = queue
         self._declare = declare
+        self._projects = ProjectFiles(queue) if declare else None
         self._every_s = seconds(queue.config.scheduler.scan_interval)
         self._next = time.monotonic() + self._every_s
         self._stop = threading.Event()
@@ -37,10 +40,11 @@ class Rescan:
 
     def scan(self) -> None:
         """Scan now, if there is anything to. Never raises."""
-        if not self._queue.config.tasks:
-            return
         try:
-            self._queue.discovery.scan(declare=self._declare)
+            if self._projects is not None:
+                self._projects.follow(plan_of)
+            if self._queue.config.tasks:
+                self._queue.discovery.scan(declare=self._declare)
         except LedgerError as error:
             logger.warning("the ledger did not take what was found in the folders: %s", error)
         except Exception:
@@ -57,7 +61,7 @@ class Rescan:
 
     def start(self) -> None:
         """Scan in the background until `stop`."""
-        if self._thread is None and self._queue.config.tasks and self._every_s:
+        if self._thread is None and self._every_s and (self._queue.config.tasks or self._projects is not None):
             self._stop.clear()
             self._thread = threading.Thread(target=self._loop, name="penstock-scan", daemon=True)
             self._thread.start()
@@ -65,9 +69,9 @@ class Rescan:
     def stop(self) -> None:
         """End the thread; a scan that is under way is waited for a moment only: a file may never end loading."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join(1.0)
-            self._thread = None
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join(1.0)
 
     def _loop(self) -> None:
         while not self._stop.wait(max(0.01, self._next - time.monotonic())):

@@ -22,7 +22,7 @@ from penstock.gateway import Gateway
 from penstock.job.lifecycle import Transition
 from penstock.job.limits import parse_memory_bytes
 from penstock.job.models import Job, worker_id
-from penstock.ledger import open_ledger
+from penstock.ledger import open_ledger, unmade
 from penstock.settings.environment import remember_environment
 from penstock.signing import Signer
 from penstock.sweeper import Sweeper
@@ -83,6 +83,8 @@ class Rooms:
         remember_environment()
         self.signer = Signer(config.security.signing_keys, config.namespace)
         self._given_ledger = ledger
+        self.looks_only = False
+        """Whether nothing is to be written: a ledger that nobody has made yet stays so, and looks empty."""
         self.opening = threading.RLock()
         """Held while a room is opened."""
         self._listeners: list[Callable[[Job, Transition], None]] = []
@@ -106,13 +108,18 @@ class Rooms:
         if self._given_ledger is not None:
             return self._given_ledger
         ledger = open_ledger(
-            self.config.ledger,
+            "memory://" if self.looks_only and self.unmade_ledger else self.config.ledger,
             durability=self.config.durability,
             unsafe_network_fs=self.config.unsafe_network_fs,
             namespace=self.config.namespace,
         )
         self._closers.append(ledger.close)
         return ledger
+
+    @property
+    def unmade_ledger(self) -> Path | None:
+        """The file of the ledger, where nobody has made it yet."""
+        return unmade(self.config.ledger) if self._given_ledger is None else None
 
     @opened
     def results(self) -> ResultStore:
@@ -179,6 +186,7 @@ class Rooms:
             cancel=lambda job_id: call_off(cast("JobQueue", self).job(job_id)),
             value_of=lambda job: self.results.decode(job.result),
             also=lambda: seed(cast("JobQueue", self)),
+            problem=self.signer.schedule_problem,
         )
 
     @opened

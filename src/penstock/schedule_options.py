@@ -13,11 +13,13 @@ from penstock import templates
 from penstock.core.durations import parse_duration_s
 from penstock.core.exceptions import InvalidScheduleError, did_you_mean
 from penstock.core.triggers import At, Cron, Every, zone_of
+from penstock.job import limits
 from penstock.job.models import Intent
 from penstock.job.rules import After, Rule, Written, interval, parse_instant, parse_rule
 from penstock.job.schedules import Plan, Template
 from penstock.options import JobOptions
 from penstock.options import tags as checked_tags
+from penstock.signing import RESERVED
 
 _RULES = ("cron", "every", "at", "rule")
 _OF_RULES = (*_RULES, "from_end", "follows", "timezone", "start")
@@ -29,7 +31,7 @@ OPTIONS = (
 _TEXT_MAX = 4_000
 _JOB_OPTIONS = (
     "queue", "priority", "max_attempts", "max_crashes", "timeout", "backoff", "retry_on", "discard_on", "isolation",
-    "expires", "metadata",
+    "expires", "metadata", *limits.OPTIONS,
 )  # fmt: skip
 
 
@@ -83,16 +85,34 @@ def change_plan(plan: Plan, options: Mapping[str, Any], now: datetime) -> Plan:
         plan = msgspec.structs.replace(plan, rule=read.rule, timezone=zone, max_fires=read.max_fires)
     plan = _with_options(plan, given, zone)
     if jobs:
-        asked = JobOptions.parse(jobs)
-        changes: dict[str, Any] = {
-            name: value
-            for name in Template.__struct_fields__
-            if name in JobOptions.__struct_fields__ and (value := getattr(asked, name)) is not None
-        }
-        policy = plan.template.backoff if asked.backoff is None else asked.backoff.or_rules_of(plan.template.backoff)
-        changes["backoff"] = policy.with_rules(asked.retry_on, asked.discard_on)
-        plan = msgspec.structs.replace(plan, template=msgspec.structs.replace(plan.template, **changes))
+        plan = msgspec.structs.replace(plan, template=_changed(plan.template, JobOptions.parse(jobs)))
     return plan
+
+
+def _changed(template: Template, asked: JobOptions) -> Template:
+    """Return the template with what is asked of its jobs; limits that are not named stay."""
+    changes: dict[str, Any] = {
+        name: value
+        for name in Template.__struct_fields__
+        if name in JobOptions.__struct_fields__ and (value := getattr(asked, name)) is not None
+    }
+    policy = template.backoff if asked.backoff is None else asked.backoff.or_rules_of(template.backoff)
+    changes["backoff"] = policy.with_rules(asked.retry_on, asked.discard_on)
+    ours = {name: value for name, value in template.metadata.items() if name.startswith(RESERVED)}
+    held = limits.changed(
+        ours.pop(limits.FIELD, None), memory_bytes=asked.max_memory_bytes, cpu_s=asked.max_cpu_s,
+        open_files=asked.max_open_files,
+    )  # fmt: skip
+    theirs = {name: value for name, value in template.metadata.items() if not name.startswith(RESERVED)}
+    after = msgspec.structs.replace(
+        template, **{**changes, "metadata": {**changes.get("metadata", theirs), **ours, **held}}
+    )
+    if held and after.isolation == "inline":
+        raise InvalidScheduleError(
+            "limits hold for the process of a job; let it run with isolation='process', or take the limits off "
+            "(max_memory='none' and so on)"
+        )
+    return after
 
 
 def _known(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ from penstock.job.schedules import KIND, Schedule, TickEvent
 if TYPE_CHECKING:
     from penstock.core.base import Ledger
     from penstock.core.config import Config
+    from penstock.signing import Problem
 
 logger = logging.getLogger("penstock.scheduler")
 
@@ -38,6 +39,8 @@ _BATCH = 200
 _ALSO_EVERY_S = 10.0
 _TURNS = 100
 _FULL_S = 5.0
+_LEFT_S = 0.25
+"""The least time between two ticks while schedules that make no jobs here stay due."""
 _LOOK_S = (0.25, 10.0)
 """How often the end of a job is looked for that decides the next fire time: a twentieth of what has passed."""
 
@@ -57,6 +60,7 @@ class LedgerScheduler(Scheduler):
         cancel: Callable[[str], object],
         value_of: Callable[[Job], object],
         also: Callable[[], object] = lambda: None,
+        problem: Callable[[Schedule], Problem | None] = lambda schedule: None,
     ) -> None:
         """Set up a scheduler.
 
@@ -67,6 +71,7 @@ class LedgerScheduler(Scheduler):
             cancel: cancels a job, by id.
             value_of: reads what a job has returned.
             also: what the thread is to look at beside schedules, now and then.
+            problem: says why a schedule must make no jobs.
         """
         self.counts: Counter[str] = Counter()
         self._ledger = ledger
@@ -74,6 +79,9 @@ class LedgerScheduler(Scheduler):
         self._cancel = cancel
         self._value_of = value_of
         self._also = also
+        self._problem = problem
+        self._left: dict[str, int] = {}
+        """Schedules that are due and make no jobs here, by the newest look, each with its version."""
         self._interval_s = seconds(config.scheduler.interval)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -82,27 +90,37 @@ class LedgerScheduler(Scheduler):
         """See `Scheduler.tick`."""
         made = 0
         turns: Counter[str] = Counter()
+        told, self._left = self._left, {}
         # More than one turn for what has many fire times to be looked at; never for ever.
         while found := [r for r in self._ledger.records.due(KIND, _BATCH) if turns[r.name] < _TURNS]:
             turns.update(record.name for record in found)
-            made += self._turn(found)
+            read = [(record, schedule) for record in found if (schedule := self._read(record, told)) is not None]
+            turns.update(dict.fromkeys(self._left, _TURNS))
+            made += self._turn(read)
         return made
 
     def next_at(self) -> datetime | None:
         """See `Scheduler.next_at`."""
         return self._ledger.records.next_due_at(KIND)
 
-    def _turn(self, found: Sequence[Record]) -> int:
+    def _read(self, record: Record, told: Mapping[str, int]) -> Schedule | None:
+        try:
+            schedule = decoder.decode(record.body)
+        except (msgspec.DecodeError, ValueError) as error:
+            return self._leave(record, told, "unreadable", f"it cannot be read: {error}")
+        if (problem := self._problem(schedule)) is not None:
+            return self._leave(record, told, problem.kind, problem.told)
+        return schedule
+
+    def _leave(self, record: Record, told: Mapping[str, int], kind: str, why: str) -> None:
+        self._left[record.name] = record.version
+        if told.get(record.name) != record.version:  # it stays due, and would be told of at each tick
+            self.counts[kind] += 1
+            logger.error("schedule %s makes no jobs here: %s", record.name, why)
+
+    def _turn(self, found: Sequence[tuple[Record, Schedule]]) -> int:
         now = self._ledger.now()
-        turns: list[_Turn] = []
-        for record in found:
-            try:
-                schedule = decoder.decode(record.body)
-            except (msgspec.DecodeError, ValueError) as error:
-                logger.error("schedule %s cannot be read, it makes no jobs: %s", record.name, error)
-                self.counts["unreadable"] += 1
-                continue
-            turns.append(_Turn(record, schedule, now))
+        turns = [_Turn(record, schedule, now) for record, schedule in found]
         for turn in turns:
             turn.decide(self._job, self._value_of)
         submitted = self._make(turns)
@@ -157,9 +175,9 @@ class LedgerScheduler(Scheduler):
     def stop(self) -> None:
         """End the thread; a tick that is under way is finished."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join()
 
     def _loop(self) -> None:
         also_at = 0.0
@@ -171,7 +189,8 @@ class LedgerScheduler(Scheduler):
                     also_at = time.monotonic() + _ALSO_EVERY_S
                     self._also()
                 if (at := self.next_at()) is not None:
-                    wait_s = min(wait_s, max(0.01, (at - self._ledger.now()).total_seconds()))
+                    least_s = _LEFT_S if self._left else 0.01
+                    wait_s = min(wait_s, max(least_s, (at - self._ledger.now()).total_seconds()))
             except LedgerError as error:
                 logger.warning("the schedules could not be looked at: %s", error)
             except Exception:

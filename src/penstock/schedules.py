@@ -142,7 +142,10 @@ class Schedules:
 
         def change(schedule: Schedule, now: datetime) -> Schedule:
             _refuse_declared(schedule)
-            return _with_plan(schedule, change_plan(schedule.plan, options, now), now)
+            self._queue.signer.check_schedule(schedule)
+            return self._queue.signer.signed_schedule(
+                _with_plan(schedule, change_plan(schedule.plan, options, now), now)
+            )
 
         after = self._change(name, change)
         self._note("update", name, why, changed=", ".join(options))
@@ -183,6 +186,7 @@ class Schedules:
         that is live, if one is.
         """
         _, seen = self._read(name)
+        self._queue.signer.check_schedule(seen)
         if seen.awaits is not None and not (live := self._queue.job(seen.awaits)).refresh().state.final:
             return live
         now = self._queue.now()
@@ -288,8 +292,8 @@ class Schedules:
             now = self._queue.now()
             record = self._queue.ledger.records.get(KIND, name)
             if record is None:
-                made = Schedule(
-                    name=name, plan=plan, made_at=now, changed_at=now, next_at=schedules.first_look(plan, now)
+                made = self._queue.signer.signed_schedule(
+                    Schedule(name=name, plan=plan, made_at=now, changed_at=now, next_at=schedules.first_look(plan, now))
                 )
                 if self._write(scheduler.change_of(None, made, now)):
                     return made, Did.CREATED
@@ -297,9 +301,9 @@ class Schedules:
             there = scheduler.decoder.decode(record.body)
             if there.plan.source != plan.source:
                 raise ScheduleDeclaredError(name, there.plan.where or there.plan.source)
-            if _same(there.plan, plan):
+            if _same(there.plan, plan) and self._queue.signer.schedule_problem(there) is None:
                 return there, Did.KEPT
-            changed = _with_plan(there, plan, now)
+            changed = self._queue.signer.signed_schedule(_with_plan(there, plan, now))
             if self._write(scheduler.change_of(record, changed, now)):
                 return changed, Did.CHANGED
         raise self._busy(name)

@@ -17,6 +17,7 @@ import msgspec.inspect
 
 from penstock import templates
 from penstock.core.exceptions import ArgumentsError, PayloadError
+from penstock.core.secret import Secret, restored
 from penstock.core.secrets import is_secret_name
 from penstock.core.typed import prepared
 from penstock.job.models import Ref
@@ -90,7 +91,13 @@ class Plan:
                 self._check_one(name, value, self._by_name.get(name))
 
     def named(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Return the arguments of a call, those for secret parameters by keyword: a name says what is to be hidden."""
+        """Return the arguments of a call as they are stored.
+
+        A text for a parameter that is annotated `Secret` becomes one. Those for parameters with a secret name are
+        passed by keyword: the name says what is to be hidden.
+        """
+        args = [self._sealed(index, value) for index, value in enumerate(args)]
+        kwargs = {name: self._sealed(name, value) for name, value in kwargs.items()}
         parameters = list(self._signature.parameters.values())[: len(args)]
         for at, parameter in enumerate(parameters):
             if is_secret_name(parameter.name) and all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters[at:]):
@@ -156,7 +163,18 @@ class Plan:
         kwargs[self._run_name] = run
         return fn(*args, **kwargs)
 
+    def _sealed(self, place: int | str, value: Any) -> Any:
+        return Secret(value) if isinstance(value, str) and self._convert_at(place) in _SECRETS else value
+
     def _check_one(self, name: str, value: Any, convert: Convert | None) -> None:
+        if convert is not None and convert in _SECRETS:
+            if isinstance(value, Mapping):
+                raise ArgumentsError(f"task {self._name}: parameter {name!r}: Expected a `Secret` or `str`")
+            try:
+                convert(value)
+            except ValueError as error:
+                raise ArgumentsError(f"task {self._name}: parameter {name!r}: {error}") from None
+            return
         plain_data_or_raise(value, f"{self._name}.{name}")
         if convert is None and isinstance(value, bytes | bytearray):
             raise PayloadError(
@@ -173,11 +191,13 @@ class Plan:
                     return
                 raise ArgumentsError(f"task {self._name}: parameter {name!r}: {error}") from None
 
-    def _restore(self, place: int | str, value: Any) -> Any:
+    def _convert_at(self, place: int | str) -> Convert | None:
         if isinstance(place, int):
-            convert = self._positional[place] if place < len(self._positional) else self._rest
-        else:
-            convert = self._by_name.get(place) or self._by_name.get(self._var_keyword)
+            return self._positional[place] if place < len(self._positional) else self._rest
+        return self._by_name.get(place) or self._by_name.get(self._var_keyword)
+
+    def _restore(self, place: int | str, value: Any) -> Any:
+        convert = self._convert_at(place)
         if _is_ref(value):
             if convert is _as_ref:
                 return _as_ref(value)
@@ -320,12 +340,23 @@ def _as_ref(value: Any) -> Ref:
     return value if isinstance(value, Ref) else msgspec.convert(value, Ref)
 
 
+def _secret_or_none(value: Any) -> Secret | None:
+    return None if value is None else restored(value)
+
+
+_SECRETS: tuple[Convert | None, ...] = (restored, _secret_or_none)
+
+
 def _converter(annotation: Any) -> Convert | None:
     """Return what restores a JSON value to the annotated type; None where msgspec has no say."""
     if annotation in (inspect.Parameter.empty, Any, object) or isinstance(annotation, str):
         return None
     if annotation is Ref:
         return _as_ref
+    if annotation is Secret:
+        return restored
+    if Secret in (among := typing.get_args(annotation)) and set(among) <= {Secret, types.NoneType}:
+        return _secret_or_none
     try:
         info = msgspec.inspect.type_info(annotation)
     except Exception:  # noqa: BLE001 - whatever msgspec cannot read is left alone

@@ -15,14 +15,23 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from penstock import audit
 from penstock.core.base import Patience
 from penstock.core.config import Config, seconds
-from penstock.core.exceptions import BackendError, JobNotFoundError, LedgerError, UnsupportedError
+from penstock.core.exceptions import (
+    BackendError,
+    JobNotFoundError,
+    LedgerError,
+    NewerLedgerError,
+    UnsupportedError,
+)
 from penstock.gateway import message_for
 from penstock.job import lifecycle
 from penstock.job.lifecycle import State
 from penstock.job.models import ErrorInfo, Job
+from penstock.version_look import VersionLook
 
 if TYPE_CHECKING:
     from penstock.core.base import Ledger
@@ -36,7 +45,11 @@ _PURGE_BATCH = 500
 _EXPIRE_EVERY_S = 1.0
 _POSTPONE_BATCH = 1000
 _TRUSTED = 6
-"""Times the longest grace: whoever has waited so long is sent again, although the engine may hold its message still."""
+"""Times the longest grace: whoever has waited so long may be sent again, although the engine may hold its message."""
+_RESENT = 100
+"""So many of these in the longest grace, of each queue, and the oldest first: in a backlog of hours all are that old,
+and what is lost among them is the oldest once the queue has moved on."""
+_FOR_EVER_S = 1e12
 _WARM_UP = 1 / 2
 _LONGEST_GAP = 1 / 4
 _PROBE_EVERY = 1 / 20
@@ -113,7 +126,10 @@ class Sweeper:
         }
         self._missing: dict[str, tuple[float, float]] = {}
         """By queue: when messages were counted, and how many are still to be published again."""
+        self._resent: dict[str, tuple[float, int]] = {}
+        """By queue: since when it is counted, and how many of the oldest may still be sent again."""
         self._warm_up = WarmUp(self._lease_s)
+        self._version = VersionLook(ledger, self._interval_s)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -123,7 +139,7 @@ class Sweeper:
         looked: set[str] = set()
         seen: list[str] = []
         while jobs := self._ledger.publishable(self._batch):
-            waiting = [job for job in jobs if self._is_believed(job) and not self._is_missing(job, looked)]
+            waiting = [job for job in jobs if job.waited_s is not None and not self._is_lost(job, looked)]
             if [job.id for job in waiting] == seen:
                 waiting = []  # a ledger that cannot let them wait: nobody may be in the way of the others
             seen = [job.id for job in waiting]
@@ -134,9 +150,22 @@ class Sweeper:
                 break
         return pushed
 
-    def _is_believed(self, job: Job) -> bool:
-        """Whether a job was published, and not so long ago that its message may be lost whatever the engine holds."""
-        return job.waited_s is not None and job.waited_s < self._patience.trusted_s
+    def _is_lost(self, job: Job, looked: set[str]) -> bool:
+        """Whether to send a job again that was published before: its message is missing, or may be, after so long."""
+        if self._is_missing(job, looked):
+            return True
+        if job.waited_s is None or job.waited_s < self._patience.trusted_s:
+            return False
+        if (left := self._may_resend(job.queue)) > 0:
+            self._resent[job.queue] = (self._resent[job.queue][0], left - 1)
+        return left > 0
+
+    def _may_resend(self, queue: str) -> int:
+        """Count how many jobs of a queue may still be sent although the engine may hold their messages."""
+        now = _clock()
+        if queue not in self._resent or now - self._resent[queue][0] >= self._max_grace_s:
+            self._resent[queue] = (now, _RESENT)
+        return self._resent[queue][1]
 
     def _is_missing(self, job: Job, looked: set[str]) -> bool:
         """Whether the message of a job that was published before is likely to be lost.
@@ -165,8 +194,11 @@ class Sweeper:
 
     def _postpone(self, queues: Sequence[str]) -> None:
         """Let what the engine still holds wait on."""
+        patience = self._patience
+        if not all(self._may_resend(queue) for queue in queues):
+            patience = msgspec.structs.replace(patience, trusted_s=_FOR_EVER_S)
         while queues:
-            postponed = self._ledger.postpone(queues, self._patience, _POSTPONE_BATCH)
+            postponed = self._ledger.postpone(queues, patience, _POSTPONE_BATCH)
             self.counts["postponed"] += postponed
             if postponed < _POSTPONE_BATCH or self._stop.is_set():
                 break
@@ -246,11 +278,21 @@ class Sweeper:
 
     # -- the thread ---------------------------------------------------------------------------------------------
 
-    def start(self, *, each_time: Callable[[], None] = lambda: None) -> None:
-        """Sweep in a thread until `close`, and call ``each_time`` after each look."""
+    def start(
+        self,
+        *,
+        each_time: Callable[[], None] = lambda: None,
+        refused: Callable[[NewerLedgerError], None] = lambda error: None,
+    ) -> None:
+        """Sweep in a thread until `close`, and call ``each_time`` after each look.
+
+        The thread ends, after it has called ``refused``, once a newer penstock leaves this one out of the ledger.
+        """
         if self._thread is None:
             self._stop.clear()
-            self._thread = threading.Thread(target=self._sweep, args=(each_time,), name="penstock-sweeper", daemon=True)
+            self._thread = threading.Thread(
+                target=self._sweep, args=(each_time, refused), name="penstock-sweeper", daemon=True
+            )
             self._thread.start()
 
     def stop(self) -> None:
@@ -264,11 +306,12 @@ class Sweeper:
         if thread is not None:
             thread.join(5)
 
-    def _sweep(self, each_time: Callable[[], None]) -> None:
+    def _sweep(self, each_time: Callable[[], None], refused: Callable[[NewerLedgerError], None]) -> None:
         next_rescue = next_expiry = 0.0
         next_purge = _clock() + _PURGE_EVERY_S * random.uniform(0.01, 0.1)  # noqa: S311 - spreads load
         while not self._stop.is_set():
             try:
+                self._version.turn()
                 self._ask()
                 self.publish_due()
                 each_time()
@@ -284,6 +327,10 @@ class Sweeper:
                 if now >= next_purge:
                     self.purge()
                     next_purge = now + _PURGE_EVERY_S
+            except NewerLedgerError as error:
+                logger.error("%s; this worker takes nothing new", error)
+                refused(error)
+                return
             except LedgerError as error:
                 logger.warning("the ledger did not answer the sweep: %s", error)
             except Exception:

@@ -145,7 +145,8 @@ class Worker(Runs):
 
         Raises:
             BackendError: the engine failed, or did not answer within the ``connect_timeout``.
-            LedgerError: the ledger did not answer within the ``connect_timeout``.
+            LedgerError: the ledger did not answer within the ``connect_timeout``, or a newer penstock has come to it
+                meanwhile, which leaves this one out (`NewerLedgerError`, after a drain).
         """
         with self._heeding_signals():
             try:
@@ -154,7 +155,7 @@ class Worker(Runs):
                 return 0
             if on_ready is not None:
                 on_ready()
-            while not self._done.is_set() and self._signals == 0 and not self.recycled:
+            while not self._done.is_set() and self._signals == 0 and not self.recycled and self._failure is None:
                 self.vitals.turn()
                 self._watch()
                 if self._finish is None:
@@ -162,10 +163,10 @@ class Worker(Runs):
                 self.recycled = self._recycling.due(self.queue.execution.claims.claimed)
             if self.recycled:
                 logger.info("this process has had %s; it drains, and another may take its place", self.recycled)
-            drained = self._drain()
+            code = 0 if self._drain() else self._force()
             if self._failure is not None:
                 raise self._failure
-            return 0 if drained else self._force()
+            return code
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._signals += 1
@@ -176,14 +177,7 @@ class Worker(Runs):
         """Take nothing new and wait for what runs; False when a second signal or the grace ended the waiting."""
         until = time.monotonic() + self._grace_s
         self.vitals.phase = "draining"
-        self._resting.leave()
-        self.queue.sweeper.stop()
-        if self._schedules:
-            self.queue.job_files.stop()
-            self.queue.scheduler.stop()
-        self._rescan.stop()
-        self.queue.gateway.stop()
-        self.queue.execution.claims.stop()
+        self._take_nothing_new()
         while not self._done.wait(0.02):
             if self._signals > 1:
                 return False
@@ -195,6 +189,20 @@ class Worker(Runs):
             self._put_back()  # not only at the end: what runs may run for long
             self._tell()
         return True
+
+    def _take_nothing_new(self) -> None:
+        self._resting.leave()
+        self.queue.sweeper.stop()
+        if self._schedules:
+            self.queue.job_files.stop()
+            self.queue.scheduler.stop()
+        self._rescan.stop()
+        self.queue.gateway.stop()
+        self.queue.execution.claims.stop()
+
+    def _refuse(self, error: LedgerError) -> None:
+        self._failure = error  # `run` drains and raises it
+        self._take_nothing_new()
 
     def _force(self) -> int:
         self._release(_FORCED_WAIT_S)
@@ -279,7 +287,7 @@ class Worker(Runs):
             self._end()
             raise self._failure
         self.vitals.phase = "working"
-        self.queue.sweeper.start(each_time=self._look)
+        self.queue.sweeper.start(each_time=self._look, refused=self._refuse)
         if self._schedules:
             declare(self.queue)
             self.queue.job_files.start()

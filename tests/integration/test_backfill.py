@@ -18,10 +18,15 @@ import msgspec
 import pytest
 from cli_shell import Shell, process_as_before  # noqa: F401 - a fixture
 
-from penstock import JobQueue, task
+from penstock import JobQueue, scheduler, task
 from penstock.backfill import Did, prepare
+from penstock.core.config import Config
 from penstock.core.exceptions import InvalidScheduleError, ScheduleNotFoundError
+from penstock.job.lifecycle import State
 from penstock.job.schedules import FIRE_AT, INTERVAL_START
+from penstock.ledger.memory import MemoryLedger
+from penstock.submission import record
+from penstock.testing.frozen import VirtualClock
 from penstock.testing.harness import wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -82,6 +87,52 @@ def test_what_has_succeeded_is_not_run_again(queue):
     assert counts(told) == {"fire_times": 10, "done": 3, "missing": 7, "succeeded": 7}
     assert counts(queue.backfill("nightly", **JANUARY)) == {"fire_times": 10, "done": 10}
     assert len(queue.jobs(limit=500)) == 10
+
+
+def purge(queue: JobQueue) -> None:
+    wait_until(lambda: not queue.counts() or not queue.ledger.purge(State.SUCCEEDED, older_than_s=0.0, limit=1000))
+
+
+@pytest.mark.usefixtures("nightly")
+def test_what_has_succeeded_is_not_run_again_after_its_jobs_are_purged(queue, broken):
+    broken.add(dt.date(2013, 1, 9))
+    queue.backfill("nightly", start="2013-01-03", end="2013-02-02")
+    purge(queue)
+    assert queue.counts() == {"failed": 1}
+    told = queue.backfill("nightly", start="2013-01-01", end="2013-02-03", dry_run=True)
+    assert counts(told) == {"fire_times": 34, "done": 30, "missing": 3, "failed_before": 1}
+
+
+def test_what_a_tick_made_and_a_backfill_found_is_remembered(queue, nightly):
+    at = dt.datetime(2013, 1, 5, 1, tzinfo=dt.UTC)
+    record(queue, [scheduler.intent_of(queue.schedules.get("nightly"), at)])
+    queue.backfill("nightly", **JANUARY)
+    purge(queue)
+    assert counts(queue.backfill("nightly", **JANUARY)) == {"fire_times": 10, "done": 10}
+
+
+def test_of_the_schedules_own_life_what_is_older_than_the_history_may_have_run_and_is_only_told(tmp_path):
+    ran: list[str] = []
+
+    @task
+    def report(day: str) -> None:
+        ran.append(day)
+
+    clock = VirtualClock(dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
+    config = Config(backend="inline://", results=str(tmp_path))
+    with JobQueue(config=config, root=tmp_path, ledger=MemoryLedger(clock=clock)) as queue:
+        queue.schedule(report, cron="0 2 * * *", name="nightly", inputs={"day": "{{ fire_at.date }}"})
+        for _ in range(20):
+            clock.seconds += 86_400
+            queue.scheduler.tick()
+            queue.sweeper.purge()
+        assert len(ran) == 20
+        span = {"start": "2025-12-31", "end": "2026-01-20"}
+        told = queue.backfill("nightly", **span)
+        assert counts(told) == {"fire_times": 21, "done": 8, "missing": 1, "purged": 12, "succeeded": 1, "left": 12}
+        assert ran[20:] == ["2025-12-31"]
+        told = queue.backfill("nightly", **span, rerun=["purged"])
+        assert (told.succeeded, told.done) == (12, 9)
 
 
 @pytest.mark.usefixtures("nightly")
@@ -376,7 +427,7 @@ def test_the_command_shows_what_it_would_run(penstock):
         (("nihgtly", *SPAN), 5, "no schedule 'nihgtly'"),
         (("report", *SPAN), 2, "--every 1d or --cron"),
         (("nightly", "--from", "2013-01-01"), 2, "--to"),
-        (("nightly", *SPAN, "--rerun", "all"), 2, "neither failed nor missing"),
+        (("nightly", *SPAN, "--rerun", "all"), 2, "none of failed, missing, purged"),
         (("nightly", *SPAN, "--max-active", "0"), 2, "over 0"),
         (("report", *SPAN, "--cron", "0 2 * * *"), 2, "'day'"),
     ],

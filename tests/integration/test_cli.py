@@ -312,7 +312,7 @@ def test_retry_of_a_job_that_is_not_final_exits_2(penstock):
         (["worker", "--concurrency", "0"], "--concurrency"),
         (["worker", "--grace", "soon"], "--grace"),
     ],
-    ids=" ".join,
+    ids=lambda given: " ".join(given) if isinstance(given, list) else "",
 )
 def test_a_wrong_command_line_exits_2_and_names_the_word(penstock, words, told):
     assert penstock(*words) == 2
@@ -383,6 +383,33 @@ def test_doctor_finds_nothing_wrong_with_a_good_project(penstock):
 def test_doctor_leaves_no_file_in_the_result_folder(penstock, project):
     penstock("doctor")
     assert [path for path in (project / ".penstock" / "results").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["jobs"], 0), (["status"], 0), (["top", "--once"], 0), (["tasks"], 0), (["backends"], 0), (["doctor"], 0),
+        (["config", "show"], 0), (["schedules"], 0), (["schedules", "explain", "0 2 * * *"], 0),
+        (["schedules", "show", "x"], 5), (["schedules", "next", "x"], 5), (["status", "none-such"], 5),
+        (["logs", "none-such"], 5), (["result", "none-such"], 5),
+    ],
+    ids=lambda given: " ".join(given) if isinstance(given, list) else "",
+)  # fmt: skip
+def test_looking_makes_no_file(penstock, tmp_path, monkeypatch, words, code):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    assert penstock(*words) == code, penstock.err
+    assert penstock(*words, "--json") == code, penstock.err
+    assert list(empty.iterdir()) == []
+
+
+def test_doctor_says_that_the_ledger_is_not_there_yet(penstock):
+    told = {check["name"]: check["told"] for check in penstock.json("doctor")}
+    assert "not there yet" in told["ledger"]
+    penstock("enqueue", "greet", "name=Ada")
+    told = {check["name"]: check["told"] for check in penstock.json("doctor")}
+    assert "1 jobs" in told["ledger"]
 
 
 def test_doctor_exits_4_when_the_ledger_is_unreachable(penstock, project):

@@ -9,10 +9,11 @@ import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from cli_shell import Shell, process_as_before  # noqa: F401 - a fixture
 
-from penstock import JobQueue
+from penstock import JobQueue, scheduler
 from penstock.testing.harness import wait_until
 
 TASKS = """
@@ -61,6 +62,39 @@ def cells(text: str) -> list[dict[str, str]]:
 
 
 # -- making ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_list_of_over_a_thousand_tells_the_last_job_of_each_and_passes_over_what_was_purged(penstock, project):
+    with JobQueue.from_config(project) as queue:
+        tick = queue.tasks()["tick"]
+        queue.schedule(tick, every="1h", name="base")
+        base = queue.schedules.get("base")
+        jobs = queue.enqueue_many([tick.call() for _ in range(3)])
+        lasts = [jobs[0].id, jobs[2].id, "purged-long-ago", None]
+        made = [msgspec.structs.replace(base, name=f"s{n:04}", last_job=lasts[n % 4]) for n in range(1200)]
+        assert all(queue.ledger.records.write([scheduler.change_of(None, one, queue.now()) for one in made]))
+    assert penstock("schedules") == 0
+    listed = {row["name"]: row["last_state"] for row in cells(penstock.out)}
+    told = [listed[f"s{n:04}"] for n in (0, 1, 2, 3, 1196, 1197)]
+    assert told == ["succeeded", "succeeded", "", "", "succeeded", "succeeded"]
+    assert len(listed) == 1201
+
+
+def test_limits_of_its_jobs_are_said_when_it_is_made_and_changed_later(penstock, project):
+    def limits():
+        with JobQueue(root=project) as queue:
+            return json.loads(queue.schedules.get("tick").plan.template.metadata.get("penstock.limits", "{}"))
+
+    words = ("--isolation", "process", "--max-memory", "2GB", "--max-cpu", "10m", "--max-open-files", "100")
+    assert penstock("schedules", "add", "tick", "0 3 * * *", *words) == 0, penstock.err
+    assert limits() == {"memory_bytes": 2_000_000_000, "cpu_s": 600, "open_files": 100}
+    assert penstock("schedules", "update", "tick", "--max-cpu", "none", "--max-open-files", "200") == 0, penstock.err
+    assert limits() == {"memory_bytes": 2_000_000_000, "open_files": 200}
+    assert penstock("schedules", "update", "tick", "--isolation", "inline") == 2
+    assert "limits hold for the process of a job" in penstock.err
+    words = ("--every", "1d", "--from", "2013-01-01", "--to", "2013-01-02", "--max-cpu", "10m", "--isolation", "inline")
+    assert penstock("backfill", "tick", *words) == 2
+    assert "has no limits of its own" in penstock.err
 
 
 def test_add_answers_with_the_next_three_fire_times(penstock):

@@ -17,9 +17,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from penstock import JobQueue, declared
-from penstock.core.config import Config
+from penstock.core.config import Config, SchedulerConfig
 from penstock.job.schedules import FIRE_AT, SCHEDULE
-from penstock.testing.harness import wait_until
+from penstock.testing.harness import short_config, wait_until
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "shop"
 
@@ -98,6 +98,24 @@ def test_a_changed_block_changes_the_schedule_which_stays_paused(shop):
     shop.sales("cron: '0 7 * * *'")
     assert shop.declare() == {"sales": "changed"}
     assert shop.queue.schedules.get("sales").pause is not None
+
+
+def test_a_block_that_changes_while_a_worker_works_is_read_again(tmp_path):
+    shop = Shop(tmp_path)
+    config = short_config(
+        backend=f"huey+sqlite:///{tmp_path}/queue.db", ledger=f"sqlite:///{tmp_path}/ledger.db", projects=("shop",),
+        scheduler=SchedulerConfig(scan_interval="50ms"),
+    )  # fmt: skip
+    rule = lambda name: next((s.plan.rule.explain() for s in queue.schedules.list() if s.name == name), "")  # noqa: E731
+    with JobQueue(config=config, root=tmp_path) as queue, queue.worker():
+        assert "06:00" in rule("sales")
+        shop.sales("cron: '0 7 * * *'")
+        wait_until(lambda: "07:00" in rule("sales"), what="the changed block is read")
+        shop.write("conf/queue.yml", "schedules: {weekly: {pipeline: sales, cron: '0 9 * * 1'}}\n")
+        wait_until(lambda: rule("weekly"), what="the new file is read")
+        shop.sales(None)
+        wait_until(lambda: not rule("sales"), what="the block that is gone is noticed")
+    shop.queue.close()
 
 
 def test_a_block_that_is_gone_takes_its_schedule_along(shop):

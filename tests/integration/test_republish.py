@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock import JobQueue, task
+from penstock import JobQueue, sweeper, task
 from penstock.core.config import SweepConfig
 from penstock.gateway import message_ids
 from penstock.testing.harness import short_config, wait_until
@@ -63,6 +63,19 @@ def test_a_message_that_is_never_delivered_is_not_trusted_for_ever(queue: JobQue
     job = queue.enqueue(nothing)
     wait_until(lambda: queue.sweeper.publish_due() and job.refresh().publishes == 2, what="it is published again")
     assert queue.gateway.depth("default") == 2
+
+
+def test_a_backlog_that_waits_for_hours_is_sent_again_in_small_parts_and_the_oldest_first(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeper, "_TRUSTED", 0)  # nothing is believed, as after an hour
+    monkeypatch.setattr(sweeper, "_RESENT", 3)
+    queue.sweeper._max_grace_s = 3600.0  # all of the test counts as one time
+    jobs = queue.enqueue_many([nothing.call() for _ in range(2 * queue.config.sweep.batch)])
+    for _ in range(3):
+        swept(queue)
+    assert [job.refresh().publishes for job in jobs] == [2] * 3 + [1] * (len(jobs) - 3)
+    assert queue.gateway.depth("default") == len(jobs) + 3
 
 
 def test_all_run_once_after_a_backlog_was_postponed(queue: JobQueue) -> None:

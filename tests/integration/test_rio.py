@@ -14,11 +14,14 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 
 from penstock import JobQueue, task
 from penstock.core.config import Config
 from penstock.core.exceptions import ConfigError
+from penstock.job import lifecycle
+from penstock.scheduler import intent_of
 from penstock.sources.decorators import TASKS
 from penstock.testing.harness import wait_until
 
@@ -707,5 +710,61 @@ def test_the_newest_runs_are_shown_whatever_their_age_and_at_most_fifty(queue):
             await until(lambda: len(count) == 4)
             await until(lambda: doing(scheduler)["Often"] == "scheduled")
             assert len(scheduler.runs()) == 2
+
+    asyncio.run(main())
+
+
+def runs_of(queue, name, count):
+    """Record so many runs that have ended, a minute apart, as if workers had had them."""
+    (schedule,) = (s for s in queue.schedules.list() if s.name == name)
+    first = datetime(2026, 1, 1, tzinfo=UTC)
+    intents = [intent_of(schedule, first + n * timedelta(minutes=1)) for n in range(count)]
+    apart = [msgspec.structs.replace(intent, tick_key=None) for intent in intents]
+    for made in queue.ledger.insert(apart, grace_s=3600):
+        claimed = queue.ledger.apply(lifecycle.claim(made.job.id, owner="w", lease_s=60))
+        assert claimed is not None
+        queue.ledger.apply(lifecycle.succeed(made.job.id, attempt=claimed.job.attempt, result=None))
+
+
+def refreshing(kind):
+    """Return what Rio calls again and again for a view, and how many seconds apart."""
+    ((handler, period_s),) = kind._rio_event_handlers_[rio.event.EventTag.PERIODIC]
+    return handler, period_s
+
+
+def test_the_runs_view_shows_the_fifty_newest_and_looks_again_every_ten_seconds(queue):
+    scheduler = rio_jobs.JobScheduler(queue, keep_past_n_runs=1000)
+    scheduler.add_job(print, HOUR, name="Tidy", soft_start=False)
+
+    async def main():
+        app = view(scheduler, rio_jobs.RunsView)
+        async with running(scheduler, app), client_of(app) as client:
+            name = await until(lambda: next((s.name for s in queue.schedules.list()), None))
+            await asyncio.to_thread(runs_of, queue, name, 60)
+            shown = client.get_component(rio_jobs.RunsView)
+            handler, period_s = refreshing(rio_jobs.RunsView)
+            assert period_s == 10
+            await handler(shown)
+            await until(lambda: "Tidy has completed successfully" in texts(client))
+            newest = [handle.id for handle in queue.jobs(limit=50)]
+            assert [run.job_id for run in shown._runs] == newest
+            assert texts(client).count("Tidy has completed successfully") == 50
+
+    asyncio.run(main())
+
+
+def test_the_jobs_view_looks_again_every_ten_seconds(scheduler, queue):
+    scheduler.add_job(print, HOUR, name="Tidy", soft_start=False)
+
+    async def main():
+        app = view(scheduler, rio_jobs.JobsView)
+        async with running(scheduler, app), client_of(app) as client:
+            await until(lambda: "Scheduled for" in " ".join(texts(client)))
+            (schedule,) = await asyncio.to_thread(queue.schedules.list)
+            await asyncio.to_thread(queue.schedules.pause, schedule.name)
+            handler, period_s = refreshing(rio_jobs.JobsView)
+            assert period_s == 10
+            await handler(client.get_component(rio_jobs.JobsView))
+            await until(lambda: "Paused" in texts(client))
 
     asyncio.run(main())

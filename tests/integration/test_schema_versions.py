@@ -10,9 +10,20 @@ import pytest
 from penstock import JobQueue, task
 from penstock.core.exceptions import LedgerError
 from penstock.ledger import postgres_schema, redis_server, sqlite_schema, versions
-from penstock.testing.harness import filled, not_here, short_config
+from penstock.testing.harness import WorkerProcess, filled, not_here, short_config, wait_until
 
 NEXT = len(sqlite_schema.MIGRATIONS) + 1
+_WAITS = """
+import time
+from pathlib import Path
+from penstock import task
+
+@task(name="versions.wait")
+def wait(gate: str) -> str:
+    while not Path(gate).exists():
+        time.sleep(0.01)
+    return "whole"
+"""
 _ADDS = "ALTER TABLE jobs ADD COLUMN of_the_next_release TEXT DEFAULT 'x'"
 
 
@@ -20,6 +31,12 @@ _ADDS = "ALTER TABLE jobs ADD COLUMN of_the_next_release TEXT DEFAULT 'x'"
 def noop() -> int:
     """Return something."""
     return 7
+
+
+@task(name="versions.wait")
+def wait(gate: str) -> str:
+    """Only the name and the signature of what `_WAITS` has."""
+    raise NotImplementedError
 
 
 class NextRelease:
@@ -49,6 +66,7 @@ def open_queue(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[objec
     if (why_not := not_here(request.param)) is not None:
         pytest.skip(why_not)
     opened: list[JobQueue] = []
+    (tmp_path / "waits.py").write_text(_WAITS)
     config = short_config(
         backend="huey+sqlite:///queue.db",
         ledger=filled(request.param, tmp_path),
@@ -84,6 +102,51 @@ def test_a_next_release_that_leaves_this_one_out_is_refused_with_both_versions(o
         open_queue().enqueue(noop)
     with pytest.raises(LedgerError, match=rf"newer penstock \(schema {NEXT}, this one knows \d\); upgrade"):
         open_queue().counts()
+
+
+def test_a_worker_drains_and_ends_once_a_release_comes_that_leaves_it_out(open_queue, tmp_path):
+    queue = open_queue()
+    gate = tmp_path / "gate"
+    running = queue.enqueue(wait, str(gate))
+    worker = WorkerProcess(queue, "--concurrency=1", PENSTOCK_TASKS='["waits.py"]')
+    try:
+        wait_until(lambda: running.state == "running")
+        with NextRelease(oldest=NEXT):
+            later = open_queue().enqueue(noop)
+            wait_until(lambda: "takes nothing new" in worker.said(), what="the worker has noticed")
+            gate.touch()
+            assert worker.wait() == 4
+        assert "written by a newer penstock" in worker.output.splitlines()[-2]
+        assert (running.state, running.result(0)) == ("succeeded", "whole")
+        assert (later.state, later.job.attempt) == ("queued", 0)
+    finally:
+        worker.stop()
+
+
+def test_what_runs_on_in_a_worker_that_is_left_out_is_handed_back(open_queue, tmp_path):
+    queue = open_queue()
+    running = queue.enqueue(wait, str(tmp_path / "never"))
+    worker = WorkerProcess(queue, "--concurrency=1", "--grace=100ms", PENSTOCK_TASKS='["waits.py"]')
+    try:
+        wait_until(lambda: running.state == "running")
+        with NextRelease(oldest=NEXT):
+            open_queue().counts()
+            assert worker.wait() == 4
+        assert "written by a newer penstock" in worker.output
+        assert (running.state, running.job.errors, running.job.crashes) == ("queued", 0, 0)
+    finally:
+        worker.stop()
+
+
+def test_an_embedded_worker_that_is_left_out_takes_nothing_new(open_queue):
+    queue = open_queue()
+    with queue.worker() as worker:
+        with NextRelease(oldest=NEXT):
+            other = open_queue()
+            other.counts()
+        wait_until(lambda: worker.vitals.phase == "ended", what="the worker has noticed")
+        job = other.enqueue(noop)
+    assert job.state == "queued"
 
 
 def test_an_older_ledger_is_brought_up_and_only_once(open_queue):

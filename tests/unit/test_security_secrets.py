@@ -32,6 +32,7 @@ from penstock.sources.decorators import TASKS
 def nothing_remembered(monkeypatch):
     monkeypatch.setattr(secrets, "_known", frozenset())
     monkeypatch.setattr(secrets, "_known_pattern", None)
+    monkeypatch.setattr(secrets, "_learnt", {})
 
 
 SPOKEN = [
@@ -155,6 +156,7 @@ PLANTED = {
     "INPUT-api-key": "an input",
     "INPUT-authorization": "a nested input",
     "INPUT-by-position": "a parameter named so",
+    "SECRET-by-its-type": "a parameter annotated Secret",
     "FLAG-of-a-command": "argv",
     "ENV-of-a-command": "env",
     "META-token": "metadata",
@@ -166,10 +168,13 @@ PLANTED = {
 
 LEAKS = '''
 import logging, os
-from penstock import Run, task
+from penstock import Run, Secret, task
 
 @task(name="leak", max_attempts=1)
-def leak(credential_name: str, passphrase: str, run: Run, **inputs):
+def leak(credential_name: str, passphrase: str, run: Run, vault: Secret, **inputs):
+    print("by its type:", vault, repr(vault), vault.reveal())
+    logging.getLogger("driver").warning("opened %s with %r and %s", vault.reveal(), vault, [vault])
+    run.message = f"vault {vault.reveal()}"
     print("by position:", passphrase)
     print("inputs", inputs)
     for value in (*inputs.values(), passphrase):
@@ -182,7 +187,8 @@ def leak(credential_name: str, passphrase: str, run: Run, **inputs):
     try:
         raise OSError("no route to amqp://ada:DSN-of-the-cause@host")
     except OSError as error:
-        raise RuntimeError(f"connect postgres://ada:DSN-of-a-driver@db/x failed, {inputs['password']}") from error
+        told = f"{inputs['password']} {vault.reveal()}"
+        raise RuntimeError(f"connect postgres://ada:DSN-of-a-driver@db/x failed, {told}") from error
 '''  # fmt: skip
 
 
@@ -219,15 +225,16 @@ def penstock(folder: Path, *arguments: str, code: int | None = None, **env: str)
 
 
 SUBMIT = """
-from penstock import JobQueue
+from penstock import JobQueue, Secret
 with JobQueue.from_config() as queue:
     for isolation in ("inline", "process"):
         job = queue.enqueue(
             "leak", "ada", "INPUT-by-position", isolation=isolation, metadata={"token": "META-token"},
+            vault=Secret("SECRET-by-its-type"),
             password="INPUT-password", token="INPUT-token", client_secret="INPUT-secret", api_key="INPUT-api-key",
             headers={"authorization": "INPUT-authorization"},
         )
-        print(job.id, repr(job.job))
+        print(job.id, repr(job.job), Secret("SECRET-by-its-type"))
     command = queue.enqueue_command(["sh", "-c", "echo $0 $1 $PGPASSWORD; exit 3", "--password", "FLAG-of-a-command"],
                                     env={"PGPASSWORD": "ENV-of-a-command"})
     print(command.id, repr(command.job))
@@ -270,7 +277,7 @@ def ask(project, monkeypatch, capfd):
 
 
 @pytest.mark.slow
-def test_of_twenty_planted_secrets_none_is_found_where_people_look(project, ask):
+def test_of_the_planted_secrets_none_is_found_where_people_look(project, ask):
     env = {"PENSTOCK_ENGINES__RQ__PASSWORD": "PW-of-the-ledger"}
     done = subprocess.run(
         [sys.executable, "-c", SUBMIT], cwd=project, env=environment(), capture_output=True, text=True, check=True
@@ -288,6 +295,7 @@ def test_of_twenty_planted_secrets_none_is_found_where_people_look(project, ask)
     shown["no ledger"] = ask("-vv", "jobs", PENSTOCK_LEDGER=ledger)
     assert {where: found for where, text in shown.items() if (found := found_in(text))} == {}
     assert "by position: ***" in shown[f"logs {ids[0]}"]  # the run did tell what is hidden
+    assert "by its type: ********** ********** ***\n" in shown[f"logs {ids[0]}"]
     assert "leak" in shown["jobs"]
     assert "127.0.0.1" in shown["no ledger"]
     assert "127.0.0.1" in shown["doctor"]

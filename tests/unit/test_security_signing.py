@@ -103,13 +103,68 @@ def test_a_signature_does_not_fit_a_job_that_was_changed(here, ran, change):
     assert "does not fit" in job.error.message
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"isolation": "process"},
+        {"timeout_s": None},
+        {"timeout_s": 9e9},
+        {"metadata": {}},
+        {"metadata": {"penstock.limits": '{"memory_bytes":9000000000000}', "shop": "3"}},
+        {"metadata": {"penstock.limits": '{"memory_bytes":90000000}', "shop": "4"}},
+        {"metadata": {"penstock.limits": '{"memory_bytes":90000000}', "shop": "3", "penstock.fire_at": "2026-01-01"}},
+    ],
+    ids=["isolation", "no timeout", "timeout", "no metadata", "limits", "the user's own", "an entry more"],
+)
+def test_a_signature_does_not_fit_a_job_that_would_run_in_another_way(here, ran, change):
+    intent = signed_by(
+        forged(timeout_s=60, metadata={"penstock.limits": '{"memory_bytes":90000000}', "shop": "3"}), NEW
+    )
+    signature = {FIELD: intent.metadata[FIELD]}
+    if "metadata" in change:
+        change = {"metadata": change["metadata"] | signature}
+    job = run(here, msgspec.structs.replace(intent, **change), NEW)
+    assert (job.state, job.reason, ran) == (State.FAILED, Reason.INVALID, [])
+    assert "does not fit" in job.error.message
+
+
+def test_a_job_with_a_timeout_and_metadata_fits_its_signature_on_each_ledger(ledger, ran):
+    with opened(ledger, NEW) as queue:
+        job = queue.enqueue("pay", 1, timeout=90, metadata={"b": "ä\x7f", "a": "1"})
+        row = job.wait(5)
+    assert (row.state, ran) == (State.SUCCEEDED, [1]), row.error
+
+
+def test_a_signature_of_the_older_kind_which_left_the_limits_out_is_refused(here, ran):
+    job = run(here, forged(metadata={FIELD: f"1.{key_id(NEW)}.{'0' * 64}"}), NEW)
+    assert (job.state, job.reason, ran) == (State.FAILED, Reason.INVALID, [])
+    assert "older penstock" in job.error.message
+
+
+def test_a_signature_of_a_newer_kind_is_left_to_a_worker_that_knows_it(here, ran):
+    job = run(here, forged(metadata={FIELD: f"3.{key_id(NEW)}.{'0' * 64}"}), NEW)
+    assert (job.state, ran) == (State.QUEUED, [])
+    assert "newer penstock" in job.note
+
+
 def test_a_signature_is_worth_nothing_in_another_namespace(here, ran):
     job = run(here, signed_by(forged(), NEW, namespace="staging"), NEW)
     assert (job.state, ran) == (State.FAILED, [])
 
 
 @pytest.mark.parametrize(
-    "signature", ["", "1", "1..", "2.x.y", f"1.{key_id(NEW)}.", f"1.{key_id(NEW)}.\u20ac", "." * 9999]
+    "signature",
+    [
+        "",
+        "2",
+        "2..",
+        "3.x.y",
+        f"2.{key_id(NEW)}.",
+        f"2.{key_id(NEW)}.\u20ac",
+        f"x.{key_id(NEW)}.",
+        "9" * 9999,
+        "." * 9999,
+    ],
 )
 def test_what_only_looks_like_a_signature_is_none(here, ran, signature):
     run(here, forged(metadata={FIELD: signature}), NEW)
@@ -128,7 +183,7 @@ def test_while_keys_change_jobs_of_the_old_one_still_run_and_new_ones_are_signed
     with opened(here, NEW, OLD) as queue:
         job = queue.enqueue("pay", 2).wait(5)
     assert ran == [1, 2]
-    assert job.metadata[FIELD].startswith(f"1.{key_id(NEW)}.")
+    assert job.metadata[FIELD].startswith(f"2.{key_id(NEW)}.")
 
 
 def test_each_refusal_is_counted_by_its_kind(here, ran):

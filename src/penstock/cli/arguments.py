@@ -12,6 +12,7 @@ import msgspec
 
 from penstock.cli.failures import UsageError
 from penstock.core.exceptions import did_you_mean
+from penstock.core.secret import Secret
 from penstock.run import Run
 from penstock.sources.decorators import Task
 
@@ -112,7 +113,9 @@ def _fit(text: str, declared: Any) -> Any:
     """Read a word as the declared type; what does not fit is left for the task's own check, which names it."""
     if declared in (inspect.Parameter.empty, Any) or isinstance(declared, str):
         return guess(text)
-    if isinstance(declared, type) and issubclass(declared, PurePath):
+    if isinstance(declared, type) and issubclass(declared, PurePath | Secret):
+        return text
+    if Secret in typing.get_args(declared):
         return text
     try:
         # The text first: a date, a Decimal and a str are texts in JSON too.

@@ -6,6 +6,7 @@ wait for a list of words. A test compares this page with what the parser knows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
@@ -136,8 +137,8 @@ REF is a job's id, a unique beginning of it (4 letters or more), or the name of
 a task, a pipeline or a schedule, which stands for its latest job."""
 
 
-def help_page(*, color: bool) -> str:
-    """Return the page that ``penstock --help`` prints."""
+def help_page(*, color: bool, plugged: Mapping[str, str] | None = None) -> str:
+    """Return the page that ``penstock --help`` prints; ``plugged`` says what the commands of plugins do."""
 
     def bold(text: str) -> str:
         return f"\x1b[1m{text}\x1b[0m" if color else text
@@ -155,6 +156,9 @@ def help_page(*, color: bool) -> str:
         named = [command for command in COMMANDS if command.group == group]
         width = max(12, *(len(command.name) for command in named))
         lines += [f"  {cyan(f'{c.name:<{width}}')} {c.help}" for c in named]
+    if plugged:
+        width = max(12, *map(len, plugged))
+        lines += ["", bold("Plugins"), *(f"  {cyan(f'{name:<{width}}')} {told}" for name, told in plugged.items())]
     lines += ["", bold("Everywhere")]
     lines += [f"  {cyan(f'{option:<21}')} {told}" for option, told in GLOBALS]
     lines += ["", REF]

@@ -15,10 +15,12 @@ from penstock import __version__
 from penstock.cli import failures
 from penstock.cli.commands import COMMANDS
 from penstock.cli.failures import UsageError
+from penstock.plugin_commands import plugin_commands
 from penstock.settings.environment import WITH_VARIABLES
 
 _EVERYWHERE = Group("Everywhere", sort_key=100)
 _TAKES_ARGV = (("enqueue",), ("run",), ("schedules", "add"))
+_BUILT_IN = frozenset(command.name.partition(" ")[0] for command in COMMANDS)
 _LIST = "list"
 """What a group of commands does that is called without one: ``penstock schedules``."""
 
@@ -61,6 +63,12 @@ class _Variables(Env):
     def _prefix(self, commands: tuple[str, ...]) -> str:
         words = [word.upper().replace("-", "_") for word in commands if word != _LIST]
         return self.prefix + "".join(f"{word}_" for word in words)
+
+
+def _plug_in(app: App) -> None:
+    """Add the commands of plugins; asked for what is none of ours, so that ours cost nothing more."""
+    for name, function in plugin_commands(_BUILT_IN).items():
+        app.command(function, name=name, help_format="plaintext")
 
 
 def _grouped() -> frozenset[str]:
@@ -112,6 +120,10 @@ def _split(words: Sequence[str]) -> tuple[list[str], tuple[str, ...] | None]:
 
 
 def _run(app: App, words: list[str], argv: tuple[str, ...] | None) -> int:
+    may_be_ours = not _BUILT_IN.isdisjoint(words)  # or the value of an option is called so
+    if not may_be_ours:
+        _plug_in(app)  # now: the parser answers --help before `launch` is called
+
     @app.meta.default
     def launch(  # pyright: ignore[reportUnusedFunction] - the parser calls it
         *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
@@ -140,6 +152,8 @@ def _run(app: App, words: list[str], argv: tuple[str, ...] | None) -> int:
         if argv is not None and not any(tokens[: len(taker)] == taker for taker in _TAKES_ARGV):
             known = ", ".join(f"`penstock {' '.join(taker)} -- COMMAND`" for taker in _TAKES_ARGV)
             raise UsageError(f"only {known} take what follows `--`")
+        if may_be_ours and tokens and tokens[0] not in _BUILT_IN:
+            _plug_in(app)
         command, bound, ignored = app.parse_args(_completed(tokens), exit_on_error=False, print_error=False)
         if "session" not in ignored:
             return _code(command(*bound.args, **bound.kwargs))  # the parser's own: --help, --version

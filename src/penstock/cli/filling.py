@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _OPTIONAL = Parameter(show_default=False)
 _FLAG = Parameter(negative="", show_default=False)
 _SHOWN = 5
-_KINDS = ("failed", "missing")
+_KINDS = ("failed", "missing", "purged")
 
 
 def backfill(
@@ -60,7 +60,8 @@ def backfill(
         cron: Their rule, such as "0 2 * * *", where NAME is no schedule.
         timezone: The zone of --from, --to and --cron, where NAME is no schedule; default: the project's.
         max_active: So many jobs at once, at most.
-        rerun: Only those that failed, or only those that are missing; default: both.
+        rerun: failed, missing, purged (so old that history.keep_succeeded may have dropped a success of the schedule);
+            may be repeated; default: failed and missing.
         dry_run: Tell what would be run, and run nothing.
         final_vars: What a pipeline is to compute, with commas between.
         tasks: A module or folder that holds tasks, added to those configured; may be repeated.
@@ -70,9 +71,9 @@ def backfill(
     """
     if max_active < 1:
         raise UsageError(f"--max-active takes a number over 0, not {max_active}")
-    kinds = words(rerun) or list(_KINDS)
+    kinds = words(rerun) or list(_KINDS[:2])
     if wrong := [kind for kind in kinds if kind not in _KINDS]:
-        raise UsageError(f"--rerun {wrong[0]!r} is neither failed nor missing")
+        raise UsageError(f"--rerun {wrong[0]!r} is none of {', '.join(_KINDS)}")
     queue = session.queue(tasks=tasks)
     prepared = _prepared(
         session, queue, name, inputs, final_vars, (jobs or JobFlags()).given(),
@@ -179,6 +180,7 @@ def _plan_text(prepared: Backfill) -> str:
         (counts.live, "under way"),
         (counts.failed_before, "failed"),
         (counts.missing, "missing"),
+        (counts.purged, "older than the history: they may have run (--rerun purged)"),
         (counts.ahead, "yet to come, left to the schedule"),
     ]
     told = ", ".join(f"{count} {what}" for count, what in parts if count)
@@ -188,7 +190,8 @@ def _plan_text(prepared: Backfill) -> str:
 def _closing(counts: Counts) -> str:
     told = [f"{counts.succeeded} succeeded", f"{counts.failed} failed"]
     told += [f"{counts.done} had succeeded before"] if counts.done else []
-    told += [f"{counts.left} left out"] if counts.left else []
+    older = f" ({counts.purged} older than the history: --rerun purged)" if 0 < counts.purged <= counts.left else ""
+    told += [f"{counts.left} left out{older}"] if counts.left else []
     told += [f"{counts.gone} purged meanwhile"] if counts.gone else []
     again = "; the same command runs those that failed again" if counts.failed else ""
     return f"{counts.fire_times} fire times: {', '.join(told)}{again}"

@@ -37,10 +37,16 @@ class JobFlags:
     ] = ()
     discard_on: Annotated[tuple[str, ...], _job("An error that is not tried again; may be repeated.")] = ()
     isolation: Annotated[str | None, _job("inline or process.")] = None
+    max_memory: Annotated[str | None, _job("How much address space its process may take, such as 2GB; or none.")] = None
+    max_cpu: Annotated[str | None, _job("How much CPU time its process may take, such as 10m; or none.")] = None
+    max_open_files: Annotated[str | None, _job("How many files its process may have open; or none.")] = None
 
     def given(self) -> dict[str, Any]:
         """Return those that were given."""
-        return {name: value for name, value in _given(self).items() if value != ()}
+        options = {name: value for name, value in _given(self).items() if value != ()}
+        if (most := options.get("max_open_files", "")).isdecimal():
+            options["max_open_files"] = int(most)
+        return options
 
 
 @Parameter(name="*")

@@ -56,7 +56,7 @@ def jobs(
         watch: Show the list until Ctrl-C. In a pipe: a line for each change.
         session: Handed in by the parser.
     """
-    opened = session.queue()
+    opened = session.queue() if watch else session.look()
     if limit < 1:
         raise UsageError(f"--limit takes a number over 0, not {limit}")
     query: dict[str, Any] = {
@@ -176,7 +176,7 @@ def tasks(
     """
     from penstock.cli.failures import CONFIG
 
-    queue = session.queue(tasks=tasks)
+    queue = session.look(tasks=tasks)
     found = [_task_row(task) for _, task in sorted(queue.tasks().items())]
     found += [
         {

@@ -45,7 +45,7 @@ def status(
         from penstock.cli.top import top
 
         return top(once=True, session=session)
-    queue = session.queue()
+    queue = session.look()
     handle = refs.find(queue, ref)
     job, attempts, nodes, now = handle.job, handle.attempts(), handle.nodes(attempt=attempt), queue.now()
     if session.json:
@@ -166,7 +166,7 @@ def result(
     """
     from penstock.cli.submit import wait_seconds
 
-    queue = session.queue()
+    queue = session.look()
     handle = refs.find(queue, ref)
     timeout_s = wait_seconds(wait_timeout, "--wait-timeout")
     if timeout_s is None and not wait and not handle.job.state.final:
@@ -203,7 +203,7 @@ def logs(
         node: Only the lines of this pipeline node.
         session: Handed in by the parser.
     """
-    queue = session.queue()
+    queue = session.look()
     handle = refs.find(queue, ref)
     for line in watch.new_lines(session, handle, follow=follow, attempt=attempt, node=node):
         watch.print_line(session, line)

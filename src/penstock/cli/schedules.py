@@ -24,6 +24,7 @@ _OPTIONAL = Parameter(show_default=False)
 _FLAG = Parameter(negative="", show_default=False)
 _COUNT = Parameter(name=["--count", "-n"])
 _NEXT = 3
+_PAGE = 1000
 _EVENTS = 10
 
 
@@ -38,8 +39,10 @@ def schedules(
         tag: Only those with this tag.
         session: Handed in by the parser.
     """
-    queue = session.queue()
-    listed = [(schedule, _last(queue, schedule)) for schedule in queue.schedules.list(tag=tag)]
+    queue = session.look()
+    found = queue.schedules.list(tag=tag)
+    lasts = _lasts(queue, found)
+    listed = [(schedule, lasts.get(schedule.last_job or "")) for schedule in found]
     now = queue.now()
     if session.json:
         for schedule, last in listed:
@@ -269,7 +272,7 @@ def upcoming(
         count: How many.
         session: Handed in by the parser.
     """
-    wanted, queue = _checked(count), session.queue()
+    wanted, queue = _checked(count), session.look()
     schedule, fires = queue.schedules.get(name), queue.schedules.next(name, wanted)
     if schedule.pause is not None:
         session.say(f"{name} is {show_schedules.next_text(schedule, queue.now())}")
@@ -296,7 +299,7 @@ def show_one(
     from rich.table import Table
     from rich.text import Text
 
-    queue = session.queue()
+    queue = session.look()
     schedule = queue.schedules.get(name)
     last, now, fires = _last(queue, schedule), queue.now(), queue.schedules.next(name, _NEXT)
     if session.json:
@@ -343,7 +346,7 @@ def explain(
         count: How many fire times.
         session: Handed in by the parser.
     """
-    queue = session.queue()
+    queue = session.look()
     told, fires = queue.schedules.explain(rule, timezone=timezone, count=_checked(count))
     if session.json:
         session.document({
@@ -361,6 +364,13 @@ def explain(
 
 
 # -- what they share ------------------------------------------------------------------------------------------------
+
+
+def _lasts(queue: JobQueue, schedules: Sequence[Schedule]) -> dict[str, Job]:
+    """Return the last jobs of schedules by id, without those that were purged: a few questions for thousands."""
+    wanted = [schedule.last_job for schedule in schedules if schedule.last_job is not None]
+    pages = (tuple(wanted[start : start + _PAGE]) for start in range(0, len(wanted), _PAGE))
+    return {handle.id: handle.job for page in pages for handle in queue.jobs(ids=page, limit=_PAGE)}
 
 
 def _last(queue: JobQueue, schedule: Schedule) -> Job | None:

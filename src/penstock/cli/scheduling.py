@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
@@ -17,6 +18,7 @@ from penstock.core.durations import parse_duration_s
 from penstock.core.exceptions import LedgerUnavailableError
 from penstock.declared import declare
 from penstock.rescan import Rescan
+from penstock.version_look import VersionLook
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -93,8 +95,11 @@ def _run(session: Session, queue: JobQueue, rescan: Rescan, stop: threading.Even
     try:
         found = queue.schedules.list()
         _tell(session, "ready", f"scheduler is ready: {len(found)} schedules", schedules=len(found))
+        version = VersionLook(queue.ledger, seconds(queue.config.sweep.interval))
         while not stop.wait(1.0):
             rescan.turn()
+            with contextlib.suppress(LedgerUnavailableError):
+                version.turn()
     finally:
         queue.job_files.stop()
         queue.scheduler.stop()

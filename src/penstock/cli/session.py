@@ -51,6 +51,12 @@ class Session:
             self.project, file=self.config, flags={name: value for name, value in flags.items() if value is not None}
         )
 
+    def look(self, *, tasks: Sequence[str] = ()) -> JobQueue:
+        """Open the queue for a command that changes nothing: a ledger that nobody has made stays so, and is empty."""
+        opened = self.queue(tasks=tasks)
+        opened.looks_only = True
+        return opened
+
     def queue(self, *, tasks: Sequence[str] = (), config: Config | None = None) -> JobQueue:
         """Open the queue; it is closed when the command ends. ``tasks`` come from the command line."""
         # A folder on the command line is meant from where the user stands, not from where the configuration lies.

@@ -59,7 +59,7 @@ def doctor(*, session: Annotated[Session, Parameter(parse=False)]) -> int:
     """
     from penstock import health
 
-    queue = session.queue()
+    queue = session.look()
     settings = session.settings
     place = str(settings.project_file or settings.flowerpower_root or "no file found; defaults only")
     found = [health.Check(area="about", name="config", level="ok", told=place), *health.checks(queue)]

@@ -36,11 +36,10 @@ def top(
         session: Handed in by the parser.
     """
     refresh_s = _refresh_s(refresh or session.settings.config.tui.refresh)
-    queue = session.queue()
     if once or session.json or not sys.stdout.isatty():
         from penstock.tui.snapshot import take
 
-        snapshot = take(queue)
+        snapshot = take(session.look())
         if session.json:
             session.document(_document(snapshot))
         else:
@@ -57,7 +56,7 @@ def top(
         )
     from penstock.tui.app import Top
 
-    Top(queue, refresh_s=refresh_s).run()
+    Top(session.queue(), refresh_s=refresh_s).run()
     return OK
 
 

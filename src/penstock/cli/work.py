@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from cyclopts import Parameter
 
-from penstock.cli.failures import UsageError
+from penstock.cli.failures import UsageError, tell
 from penstock.cli.session import Session, words
 from penstock.core.config import seconds
 from penstock.core.durations import parse_duration_s
-from penstock.core.exceptions import LedgerError
+from penstock.core.exceptions import LedgerError, PenstockError
 from penstock.core.secrets import mask_url
 from penstock.job.lifecycle import FINAL
 from penstock.job.limits import parse_memory_bytes
@@ -136,6 +136,10 @@ def worker(
 
     try:
         code = made.run_at_most(bounds, on_ready=ready) if bounds else made.run(on_ready=ready)
+    except PenstockError as error:
+        if made.holds:  # as below: the error is told here, since nobody comes to tell it
+            _leave(tell(error, as_json=session.json, verbose=session.verbose > 0))
+        raise
     finally:
         made.vitals.close()
         if port is not None:

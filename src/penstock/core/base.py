@@ -233,6 +233,9 @@ class Ledger(Overview):
     def now(self) -> datetime:
         """Return the ledger's own time, aware UTC."""
 
+    def check_version(self) -> None:
+        """Look whether this code may still work here. Raises `NewerLedgerError` once it must not; writes nothing."""
+
     @abstractmethod
     def insert(
         self,

@@ -18,7 +18,8 @@
     ├── BackendError                    engine or broker trouble; the original is in __cause__
     │   └── BackendUnavailableError     trying again may help
     ├── LedgerError                     ledger trouble; the original is in __cause__
-    │   └── LedgerUnavailableError      trying again may help
+    │   ├── LedgerUnavailableError      trying again may help
+    │   └── NewerLedgerError            a newer penstock has it, whose schema leaves this one out
     ├── JobNotFoundError                also LookupError
     ├── ScheduleNotFoundError           also LookupError; says what there is
     ├── ScheduleDeclaredError           a file declares the schedule: it is changed there
@@ -164,6 +165,10 @@ class LedgerError(PenstockError):
 
 class LedgerUnavailableError(LedgerError):
     """The ledger cannot be reached or opened; trying again may help."""
+
+
+class NewerLedgerError(LedgerError):
+    """A newer penstock has brought the ledger to a schema that leaves this one out; nothing may be written there."""
 
 
 class ScheduleNotFoundError(PenstockError, LookupError):

@@ -45,5 +45,16 @@ def job_file_types() -> Mapping[str, Callable[[Any, Mapping[str, Any]], Any]]:  
 
 
 @hookspec
+def cli_commands() -> Mapping[str, Callable[..., Any]]:  # type: ignore[empty-body]
+    """Return further commands of ``penstock``, by name.
+
+    Each is a function as cyclopts takes it: its parameters are the command's, the first line of its docstring stands
+    on the help page, and what it returns is the exit code (an int; else 0). A parameter ``session``, annotated
+    ``Annotated[Session, Parameter(parse=False)]`` (`penstock.cli.session.Session`), is handed in: it has the queue,
+    the global options, and ways to write. A `PenstockError` becomes a line on stderr and its exit code.
+    """
+
+
+@hookspec
 def job_changed(job: Job, transition: Transition) -> None:
     """A transition of this process was written. Called after the write; what it raises is logged and dropped."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import msgspec
 
+from penstock.core.exceptions import InvalidJobError
+
 if TYPE_CHECKING:
     from pathlib import Path
 

@@ -53,6 +53,11 @@ _BEARER = re.compile(r"\b(?P<head>Bearer\s{1,4})[A-Za-z0-9._~+/=\-]{4,4096}", re
 
 _known: frozenset[str] = frozenset()
 _known_pattern: re.Pattern[str] | None = None
+_learnt: dict[str, None] = {}
+_learnt_pattern: tuple[tuple[str, ...], re.Pattern[str]] | None = None
+"""With the secrets that it was made of."""
+_LEARNT_MAX = 128
+"""Each job may bring secrets of its own, and a worker runs for months."""
 
 
 def is_secret_name(name: str) -> bool:
@@ -70,14 +75,32 @@ def remember(secrets: Iterable[str]) -> None:
         _known_pattern = re.compile("|".join(map(re.escape, longest_first)))
 
 
+def learn(secret: str) -> None:
+    """Hide a text that its owner called a secret, a plain word too; only the newest 128 of these are kept."""
+    if len(secret) < _SHORTEST or secret.isspace() or secret == MASK:
+        return
+    _learnt[secret] = None
+    for oldest in list(_learnt)[:-_LEARNT_MAX]:
+        _learnt.pop(oldest, None)
+
+
 def remembered() -> frozenset[str]:
     """Return what this process hides."""
-    return _known
+    return _known.union(_learnt)
 
 
 def mask_known(text: str) -> str:
-    """Hide what `remember` was told in a text, and nothing else."""
-    return text if _known_pattern is None else _known_pattern.sub(MASK, text)
+    """Hide what `remember` and `learn` were told in a text, and nothing else."""
+    global _learnt_pattern  # noqa: PLW0603 - as above
+    hidden = text if _known_pattern is None else _known_pattern.sub(MASK, text)
+    learnt = tuple(_learnt)
+    if not learnt:
+        return hidden
+    made = _learnt_pattern
+    if made is None or made[0] != learnt:
+        longest_first = sorted(learnt, key=len, reverse=True)
+        made = _learnt_pattern = (learnt, re.compile("|".join(map(re.escape, longest_first))))
+    return made[1].sub(MASK, hidden)
 
 
 def mask_url(text: str) -> str:
@@ -121,8 +144,10 @@ def mask_data(value: Any, secrets: Iterable[str] = (), *, name: str = "") -> Any
     if isinstance(value, str):
         return mask_text(value, known)
     if isinstance(value, Mapping):
-        items = cast("Mapping[Any, Any]", value).items()
-        return {key: mask_data(inner, known, name=str(key)) for key, inner in items}
+        fields = cast("Mapping[Any, Any]", value)
+        if len(fields) == 1 and "$secret" in fields:  # a `Secret`
+            return MASK
+        return {key: mask_data(inner, known, name=str(key)) for key, inner in fields.items()}
     if isinstance(value, list | tuple):
         items = cast("list[Any]", value)
         return [mask_data(item, known, name=flag) for flag, item in zip(_flags(items), items, strict=True)]

@@ -60,6 +60,12 @@ def limits_entry(limits: Mapping[str, int | None]) -> dict[str, str]:
     return {FIELD: msgspec.json.encode(Limits(**set_)).decode()} if set_ else {}
 
 
+def changed(text: str | None, **limits: int | None) -> dict[str, str]:
+    """Return the entry with some limits changed: 0 takes one off, None leaves it. ``text`` is the entry as it is."""
+    before: dict[str, int | None] = {} if text is None else msgspec.to_builtins(_decoder.decode(text))
+    return limits_entry({**before, **{name: value for name, value in limits.items() if value is not None}})
+
+
 # -- as people write them -------------------------------------------------------------------------------------------
 
 

@@ -130,6 +130,8 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The newest of them."""
     over: bool = False
     """It will never fire again by itself."""
+    signature: str | None = None
+    """Of name and plan, where there are keys; see `penstock.signing`."""
 
     def told(self, event: TickEvent) -> Schedule:
         """Return it with one more event counted."""

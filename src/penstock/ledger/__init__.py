@@ -6,9 +6,11 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from penstock.core.exceptions import ConfigError, did_you_mean
+from penstock.servers import disk
 from penstock.servers.redis_url import SCHEMES as REDIS_SCHEMES
 
 if TYPE_CHECKING:
@@ -50,6 +52,15 @@ def open_ledger(
 
         return with_faults(opened, faults)
     return opened
+
+
+def unmade(url: str) -> Path | None:
+    """Return the file of a ledger that nobody has made yet, and that could be; else None."""
+    scheme, _, rest = url.partition("://")
+    path = Path(rest.removeprefix("/"))
+    if scheme != "sqlite" or not rest.startswith("/") or not path.name or path.name.startswith(":"):
+        return None
+    return None if path.exists() or disk.cannot_make(path) is not None else path
 
 
 def _opened(

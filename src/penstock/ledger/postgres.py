@@ -68,6 +68,10 @@ class PostgresLedger(Ledger):
         ((now,),) = self._rows("SELECT :now")
         return rows.instant(now)
 
+    def check_version(self) -> None:
+        """See `Ledger.check_version`."""
+        self._server.check_version()
+
     # -- T1 to T12 ------------------------------------------------------------------------------------------------
 
     def insert(

@@ -174,6 +174,15 @@ def _look(connection: psycopg.Connection[tuple[Any, ...]], schema: str, told: st
             f"{told}: schema {schema!r} has a table named jobs that is not penstock's; give the ledger a schema of "
             "its own (?schema=... in the setting `ledger`)"
         )
+    return check(connection, schema, told)
+
+
+def check(connection: psycopg.Connection[tuple[Any, ...]], schema: str, told: str) -> tuple[int, str]:
+    """Return the version and the identity of the ledger that is there.
+
+    Raises:
+        NewerLedgerError: a newer penstock has it, which leaves this one out.
+    """
     row = connection.execute(qualified("SELECT version, identity FROM ledger", schema).encode()).fetchone()
     version, identity = row or (0, "")
     return versions.refuse_newer(version, known=len(MIGRATIONS), told=told), identity

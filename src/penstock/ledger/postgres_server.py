@@ -158,6 +158,11 @@ class PostgresServer:
         except psycopg.Error as error:
             raise LedgerError(f"ledger {self.url}: {_text(error)}") from error
 
+    def check_version(self) -> None:
+        """See `Ledger.check_version`."""
+        told = f"ledger {self.url}"
+        self.call(lambda connection, _again: postgres_schema.check(connection, self.schema, told))
+
     def inspect(self) -> list[Finding]:
         """See `Ledger.inspect`."""
         return postgres_look.look(self._conninfo, "psycopg")

@@ -78,6 +78,10 @@ class RedisLedger(Ledger):
         seconds, micros = self._server.call(lambda client, _again: client.time())
         return rows.instant(seconds + micros / 1e6)
 
+    def check_version(self) -> None:
+        """See `Ledger.check_version`."""
+        self._server.check_version()
+
     # -- T1 to T12 ------------------------------------------------------------------------------------------------
 
     def insert(

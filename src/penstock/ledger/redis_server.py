@@ -156,7 +156,8 @@ class RedisServer:
         version = str(info.get("redis_version", "5.0"))
         if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
             raise ConfigError(f"ledger {self.url}: Redis {version} is too old; 5.0 is needed")
-        self._check_schema()
+        if self.check_version() < SCHEMA:
+            self.call(lambda client, _again: client.set(f"{self.prefix}schema", versions.packed(SCHEMA)))
         policy = str(info.get("maxmemory_policy", ""))
         if policy.startswith(_EVICTS):
             raise ConfigError(
@@ -170,13 +171,10 @@ class RedisServer:
             told = "keeps no append-only file: a restart loses the newest jobs; set appendonly yes"
             warnings.warn(f"ledger {self.url} {told}", LedgerWarning, stacklevel=5)
 
-    def _check_schema(self) -> None:
-        """Refuse the rows of a newer penstock that leaves this one out. Rows without a word of it are the first's."""
-        key = f"{self.prefix}schema"
-        number = int(self.call(lambda client, _again: client.get(key)) or 1)
-        found = versions.refuse_newer(number, known=SCHEMA, told=f"ledger {self.url}")
-        if found < SCHEMA:
-            self.call(lambda client, _again: client.set(key, versions.packed(SCHEMA)))
+    def check_version(self) -> int:
+        """See `Ledger.check_version`; return the schema of the rows. Those without a word of it are the first's."""
+        number = int(self.call(lambda client, _again: client.get(f"{self.prefix}schema")) or 1)
+        return versions.refuse_newer(number, known=SCHEMA, told=f"ledger {self.url}")
 
     @contextmanager
     def _told(self) -> Generator[None]:

@@ -116,6 +116,10 @@ class SqliteLedger(Ledger):
         """See `Ledger.now`."""
         return rows.instant(self._clock())
 
+    def check_version(self) -> None:
+        """See `Ledger.check_version`."""
+        self._file.check_version()
+
     # -- T1 to T12 ------------------------------------------------------------------------------------------------
 
     def insert(

@@ -103,6 +103,10 @@ class SqliteFile:
         told = f"SQLite {sqlite3.sqlite_version}, synchronous {self._synchronous}"
         return [Finding(name="server", level="ok", told=told), *disk.look(self.path)]
 
+    def check_version(self) -> None:
+        """See `Ledger.check_version`."""
+        self.read(lambda connection: sqlite_schema.check(connection, str(self.path)))
+
     def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Let ``work`` execute a single statement, which is a transaction by itself."""
         with self._lock, _told(self.path):

@@ -3,14 +3,15 @@
 A ledger says the version of its schema and the oldest one whose code still works on it. Code that knows schema N brings
 an older ledger up to N; it works on a newer one that still takes N, and refuses every other. So a fleet is upgraded
 one worker at a time: a release that adds (columns with a default, tables, indexes) leaves `OLDEST` alone, and the
-release before goes on beside it. One that takes away or changes a meaning raises `OLDEST`: all workers end first.
+release before goes on beside it. One that takes away or changes a meaning raises `OLDEST`: all workers end first. One
+that was forgotten finds out while it runs (`Ledger.check_version`), drains and ends.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from penstock.core.exceptions import LedgerError
+from penstock.core.exceptions import NewerLedgerError
 
 OLDEST = 1
 """The oldest schema whose code works on what this release leaves behind."""
@@ -39,11 +40,11 @@ def refuse_newer(number: int, *, known: int, told: str) -> int:
     """Return the schema of a ledger that this code, which knows one up to ``known``, may work on.
 
     Raises:
-        LedgerError: it is a newer one that leaves this code out.
+        NewerLedgerError: it is a newer one that leaves this code out.
     """
     found = read(number)
     if found.schema > known and found.oldest > known:
-        raise LedgerError(
+        raise NewerLedgerError(
             f"{told} was written by a newer penstock (schema {found.schema}, this one knows {known}); upgrade "
             "penstock here, or use another ledger"
         )

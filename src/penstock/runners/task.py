@@ -33,6 +33,8 @@ SCRIPT_NAME = "__mp_main__"
 class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """The arguments of a call; a parameter annotated `Run` is not among them."""
 
+    TAKES_SECRETS: ClassVar[bool] = True
+    """A `Secret` may stand among the arguments; see `encode_spec`."""
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
 

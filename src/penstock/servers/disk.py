@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -41,6 +42,16 @@ def network_file_system(path: Path, mounts: str) -> str | None:
         if len(point) >= best and (path == Path(point) or Path(point) in path.parents):
             best, kind = len(point), fields[2]
     return kind if kind in _NETWORK or kind.startswith("fuse.") else None
+
+
+def cannot_make(path: Path) -> str | None:
+    """Say why a file that is not there could not be made, folders included; None: it could."""
+    there = next((folder for folder in path.absolute().parents if folder.exists()), None)
+    if there is None or not there.is_dir():
+        return f"{there} is no folder"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"{there} may not be written"
+    return None
 
 
 def mounts() -> str:

@@ -49,9 +49,9 @@ class Watcher:
     def stop(self) -> None:
         """End the thread; a look that is under way is finished."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join()
 
     def _loop(self) -> None:
         while not self._stop.is_set():

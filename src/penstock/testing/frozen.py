@@ -63,6 +63,7 @@ class FrozenScheduler(Scheduler):
             submit=lambda intents: queue.ledger.insert([queue.signer.signed(i) for i in intents], grace_s=0.0),
             cancel=lambda job_id: call_off(queue.job(job_id)),
             value_of=lambda job: queue.results.decode(job.result),
+            problem=queue.signer.schedule_problem,
         )
 
     def at(self, when: str | datetime, *, tz: str | None = None) -> FrozenScheduler:

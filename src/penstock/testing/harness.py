@@ -111,6 +111,10 @@ class WorkerProcess:
         """The process id."""
         return self.process.pid
 
+    def said(self) -> str:
+        """Return what it has printed so far."""
+        return self._log.read_text(errors="replace")
+
     def wait_ready(self, timeout_s: float = 20.0) -> None:
         """Wait until the worker has told the ledger of itself. Raises TimeoutError, with what it printed."""
 
@@ -133,7 +137,7 @@ class WorkerProcess:
     def wait(self, timeout_s: float = 30.0) -> int:
         """Wait for the end and return the exit code; `output` then holds what was printed."""
         code = self.process.wait(timeout_s)
-        self.output = self._log.read_text(errors="replace")
+        self.output = self.said()
         return code
 
     def stop(self) -> None:

@@ -83,6 +83,9 @@ class HueyBackend(Backend):
     def inspect(self, queues: Sequence[str]) -> Sequence[Finding]:
         """See `Backend.inspect`."""
         if self._path is not None:
+            path = Path(self._path)
+            if not path.exists() and (why := disk.cannot_make(path)) is not None:
+                return [Finding(name="server", level="error", told=f"its file cannot be made: {why}")]
             told = f"SQLite {sqlite3.sqlite_version}, synchronous NORMAL"
             return [well(told, "huey"), *disk.look(Path(self._path))]
         from penstock.servers import redis_look

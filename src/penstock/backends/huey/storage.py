@@ -81,7 +81,9 @@ class QueueStorage(SqliteStorage):
             return cursor.rowcount
 
     def waiting(self, queue: str) -> int:
-        """Count the messages of one queue."""
+        """Count the messages of one queue. Makes no file: there are none where there is none."""
+        if not Path(self.filename).exists():
+            return 0
         with self.db() as cursor:
             return cursor.execute("select count(*) from task where queue = ?", (queue,)).fetchone()[0]
 
