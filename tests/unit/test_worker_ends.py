@@ -170,12 +170,15 @@ def test_a_bound_is_a_number(queue):
 class Crowd:
     def __init__(self) -> None:
         self.now = self.most = 0
+        self.two = threading.Event()
         self._lock = threading.Lock()
 
     def __enter__(self) -> None:
         with self._lock:
             self.now += 1
             self.most = max(self.most, self.now)
+            if self.now == 2:
+                self.two.set()
 
     def __exit__(self, *_exc: object) -> None:
         with self._lock:
@@ -192,7 +195,8 @@ def test_so_many_jobs_of_a_task_run_at_once_and_no_more(tmp_path, said):
     @task(name="ends.crowded", concurrency=2 if said == "task" else 5)
     def crowded() -> None:
         with crowd:
-            time.sleep(0.03)
+            crowd.two.wait(20)
+            time.sleep(0.01)
 
     with JobQueue(config=config, root=tmp_path) as queue:
         queue.enqueue_many([crowded.call() for _ in range(12)])

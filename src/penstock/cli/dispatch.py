@@ -57,18 +57,18 @@ def build() -> App:
     return app
 
 
-def _plug_in(app: App) -> None:
-    """Add the commands of plugins; asked for what is none of ours, so that ours cost nothing more."""
-    for name, function in plugin_commands(_BUILT_IN).items():
-        app.command(function, name=name, help_format="plaintext")
-
-
 class _Variables(Env):
     """Names the variables of commands: ``PENSTOCK_DEAD_LETTERS_LIMIT``, where cyclopts 4 would write a hyphen."""
 
     def _prefix(self, commands: tuple[str, ...]) -> str:
         words = [word.upper().replace("-", "_") for word in commands if word != _LIST]
         return self.prefix + "".join(f"{word}_" for word in words)
+
+
+def _plug_in(app: App) -> None:
+    """Add the commands of plugins; asked for what is none of ours, so that ours cost nothing more."""
+    for name, function in plugin_commands(_BUILT_IN).items():
+        app.command(function, name=name, help_format="plaintext")
 
 
 def _grouped() -> frozenset[str]:
