@@ -90,7 +90,7 @@ def checks(queue: JobQueue) -> list[Check]:
     found = [_about(), *_packages()]
     ledger_works = True
     for look in _NAMES:
-        if look in (_clock, _scans, _workers, _queues, _overdue) and not ledger_works:
+        if look in (_clock, _scans, _rules, _workers, _queues, _overdue) and not ledger_works:
             continue  # one broken ledger is one error, not five
         area, name = _NAMES[look]
         try:
@@ -211,6 +211,17 @@ def _scans(queue: JobQueue) -> list[Check]:
     ]
 
 
+def _rules(queue: JobQueue) -> list[Check]:
+    """Tell of the strikes and pauses that hold: somebody made them, and they are easily forgotten."""
+    return [
+        Check(
+            area="tasks", name="rules", level="warning", told=f"{rule.held}{f', by {rule.by}' if rule.by else ''}",
+            hint="penstock rules",
+        )
+        for rule in queue.rules()
+    ]  # fmt: skip
+
+
 def _pipelines(queue: JobQueue) -> list[Check]:
     found = queue.pipelines()
     roots = sorted({str(root) for root in found.values()})
@@ -276,6 +287,7 @@ _NAMES: dict[Callable[[JobQueue], list[Check]], tuple[Area, str]] = {
     _results: ("results", "results"),
     _tasks: ("tasks", "tasks"),
     _scans: ("tasks", "scan"),
+    _rules: ("tasks", "rules"),
     _pipelines: ("tasks", "pipelines"),
     _workers: ("workers", "workers"),
     _queues: ("workers", "queues"),

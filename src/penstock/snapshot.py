@@ -13,7 +13,7 @@ from penstock.core.exceptions import BackendError, UnsupportedError
 from penstock.core.secrets import mask_url
 from penstock.job.lifecycle import SHOWN_STATES, shown_state
 from penstock.job.models import JobQuery, WorkerInfo
-from penstock.job.steering import Pause
+from penstock.job.steering import Pause, Strike
 
 if TYPE_CHECKING:
     from penstock.core.overview import Tally
@@ -176,7 +176,7 @@ def decisions(rooms: Rooms) -> tuple[Decision, ...]:
     return tuple(
         Decision(
             kind="pause" if isinstance(rule, Pause) else "strike",
-            subject=str(rule) if isinstance(rule, Pause) else f"task {rule.task}" if rule.task else str(rule),
+            subject=f"task {rule}" if isinstance(rule, Strike) and rule.parameter is None else str(rule),
             told=rule.held,
             by=rule.by,
             at=rule.at,

@@ -315,3 +315,13 @@ def test_a_refresh_that_is_no_time_is_refused(tmp_path):
     told = penstock(tmp_path, "top", "--once", "--refresh", "soon")
     assert told.returncode == 2
     assert "--refresh: 'soon' is not a duration" in told.stderr
+
+
+def test_what_is_paused_and_struck_is_told_on_every_screen(queue, tmp_path):
+    queue.pause(queue="etl", why="migration")
+    queue.strike("top_report", "day", "==", "monday")
+    (tmp_path / "penstock.toml").write_text('ledger = "sqlite:///l.db"\n')
+    for words in (("top", "--once"), ("status",), ("snapshot",), ("doctor",)):
+        told = penstock(tmp_path, *words)
+        assert "queue etl" in told.stdout, (words, told.stdout, told.stderr)
+        assert "top_report, day == " in told.stdout, (words, told.stdout)

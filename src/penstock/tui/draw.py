@@ -55,6 +55,9 @@ def head(snapshot: Snapshot, *, trouble: str = "") -> list[Text]:
     lines = [first, second]
     if trouble:
         lines.append(Text(f"⚠ {trouble}", style="bold red"))
+    lines += [Text(f"⏸ {held}", style="yellow") for held in snapshot.held[:_ERRORS]]
+    if (others := len(snapshot.held) - _ERRORS) > 0:
+        lines.append(Text(f"⏸ and {others} more strikes and pauses: penstock rules", style="yellow"))
     lines += [Text(f"⚠ {error.told}", style="yellow") for error in snapshot.errors[:_ERRORS]]
     if (others := len(snapshot.errors) - _ERRORS) > 0:
         lines.append(Text(f"⚠ and {others} more files that cannot be loaded: penstock scan", style="yellow"))

@@ -55,6 +55,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     last_scan: LastScan | None
     errors: tuple[ScanError, ...]
+    held: tuple[str, ...]
+    """The strikes and pauses that hold, with who made them."""
     schedules: int
     workers: int
     ill: int
@@ -93,6 +95,7 @@ def take(queue: JobQueue, *, jobs: int = 50) -> Snapshot:
         backend=mask_url(queue.config.backend),
         last_scan=queue.discovery.last(),
         errors=tuple(errors),
+        held=tuple(f"{rule.held}{f' (by {rule.by})' if rule.by else ''}" for rule in queue.rules()),
         schedules=len(schedules),
         workers=len(workers),
         ill=sum(bool(worker.trouble) for worker in workers),
