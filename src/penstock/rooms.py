@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from penstock.client import JobQueue
     from penstock.core.base import Ledger
     from penstock.dependencies.home import Home
+    from penstock.dependencies.successors import Successors
     from penstock.discovery import Discovery
     from penstock.execution import Execution
     from penstock.job_files import JobFiles
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from penstock.sources.loading import LoadError
     from penstock.sources.scan import Loaded
     from penstock.steering import Steering
+    from penstock.wakes import Wakes
 
 logger = logging.getLogger("penstock")
 
@@ -141,6 +143,7 @@ class Rooms:
             self.config,
             results=lambda: self.results,
             also=(self.steering.reconcile, self.slots.reconcile),
+            gave_up=lambda job: self.successors.follow(job),
         )
 
     @opened
@@ -219,6 +222,24 @@ class Rooms:
             self.children.close()
 
     @opened
+    def wakes(self) -> Wakes:
+        """What publishes jobs the moment they are due, where a second matters."""
+        from penstock.wakes import Wakes
+
+        made = Wakes(lambda: self.ledger, lambda: self.sweeper)
+        self._closers.insert(0, made.close)
+        return made
+
+    @opened
+    def successors(self) -> Successors:
+        """What makes the next job of tasks that run again and again."""
+        from penstock.dependencies.successors import Successors
+
+        made = Successors(lambda: cast("JobQueue", self), lambda job_id, wait_s: self.wakes.at(job_id, wait_s))
+        self._closers.insert(0, made.close)
+        return made
+
+    @opened
     def home(self) -> Home:
         """What this process keeps for the dependencies of bodies."""
         from penstock.dependencies.home import Home
@@ -236,16 +257,12 @@ class Rooms:
     def execution(self) -> Execution:
         """What runs bodies in this process."""
         from penstock.dependencies.gate import LimitsGate
-        from penstock.dependencies.successors import Successors
         from penstock.execution import Execution
         from penstock.runners import configure
         from penstock.turns import Turns
-        from penstock.wakes import Wakes
 
         self.load_tasks()
         configure(self.config, root=self.root)
-        wakes = Wakes(lambda: self.ledger, lambda: self.sweeper)
-        self._closers.insert(0, wakes.close)
         made = Execution(
             self.ledger,
             self.config,
@@ -258,11 +275,14 @@ class Rooms:
             gates=(
                 self.steering,
                 self.slots,
-                LimitsGate(lambda: self.ledger, lambda: self.slots, wakes.at),
                 Turns(self.config.worker.task_concurrency, lambda job_ids: self.sweeper.wake(job_ids)),
+                # The last: what it has let in once is not always let in again.
+                LimitsGate(
+                    lambda: self.ledger, lambda: self.slots, lambda job_id, wait_s: self.wakes.at(job_id, wait_s)
+                ),
             ),
             home=lambda: self.home,
-            successors=Successors(lambda: cast("JobQueue", self)),
+            successors=self.successors,
         )
         self._closers.insert(0, made.close)
         return made

@@ -113,13 +113,13 @@ class Plan:
         """Return stored arguments of a call with some put in their place, by name; `check` has still to see them."""
         left = dict(changes)
         parameters = [p for p in self._signature.parameters.values() if p.kind in _POSITIONAL]
-        placed = [_as_ref(value) if _is_ref(value) else value for value in args]
+        placed = [self._given(index, value) for index, value in enumerate(args)]
         for at, parameter in enumerate(parameters[: len(placed)]):
             if parameter.name in left:
                 placed[at] = left.pop(parameter.name)
         if self._var_positional and self._var_positional in left and len(placed) >= len(parameters):
             placed[len(parameters) :] = left.pop(self._var_positional)
-        named = {name: _as_ref(value) if _is_ref(value) else value for name, value in kwargs.items()}
+        named = {name: self._given(name, value) for name, value in kwargs.items()}
         return placed, {**named, **left}
 
     def bound(self, args: list[Any], kwargs: dict[str, Any], run: Any) -> dict[str, Any]:
@@ -162,6 +162,12 @@ class Plan:
             return fn(*args[: self._run_index], run, *args[self._run_index :], **kwargs)
         kwargs[self._run_name] = run
         return fn(*args, **kwargs)
+
+    def _given(self, place: int | str, value: Any) -> Any:
+        """Return a stored argument as a caller gives it."""
+        if _is_ref(value):
+            return _as_ref(value)
+        return restored(value) if self._convert_at(place) in _SECRETS and value is not None else value
 
     def _sealed(self, place: int | str, value: Any) -> Any:
         return Secret(value) if isinstance(value, str) and self._convert_at(place) in _SECRETS else value

@@ -103,9 +103,15 @@ class Sweeper:
         *,
         results: Callable[[], ResultStore],
         also: Sequence[Callable[[], object]] = (),
+        gave_up: Callable[[Job], object] = lambda _job: None,
     ) -> None:
-        """Look at nothing yet. ``also`` are further looks of the thread, made as often as the one for dead owners."""
+        """Look at nothing yet.
+
+        ``also`` are further looks of the thread, made as often as the one for dead owners; ``gave_up`` hears of each
+        job that it fails because its workers die.
+        """
         self._also = also
+        self._gave_up = gave_up
         self.counts: Counter[str] = Counter()
         self._ledger = ledger
         self._gateway = gateway
@@ -241,7 +247,13 @@ class Sweeper:
             )
             for job in jobs
         ]
-        rescued = sum(applied is not None for applied in self._ledger.apply_many(rescues)) if rescues else 0
+        rescued = 0
+        for job, rescue, applied in zip(
+            jobs, rescues, self._ledger.apply_many(rescues) if rescues else (), strict=True
+        ):
+            rescued += applied is not None
+            if applied is not None and rescue.to.final:
+                self._gave_up(job)
         if rescued:
             self.counts["rescued"] += rescued
             logger.warning("rescued %d jobs whose worker is gone", rescued)

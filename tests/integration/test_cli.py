@@ -392,6 +392,8 @@ def test_doctor_leaves_no_file_in_the_result_folder(penstock, project):
         (["config", "show"], 0), (["schedules"], 0), (["schedules", "explain", "0 2 * * *"], 0),
         (["schedules", "show", "x"], 5), (["schedules", "next", "x"], 5), (["status", "none-such"], 5),
         (["logs", "none-such"], 5), (["result", "none-such"], 5),
+        (["snapshot"], 0), (["queues"], 0), (["workers"], 0), (["dead-letters"], 0), (["rules"], 0), (["audit"], 0),
+        (["workers", "for-task", "x"], 0), (["explain", "none-such"], 5),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, list) else "",
 )  # fmt: skip

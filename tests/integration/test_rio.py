@@ -768,3 +768,10 @@ def test_the_jobs_view_looks_again_every_ten_seconds(scheduler, queue):
             await until(lambda: "Paused" in texts(client))
 
     asyncio.run(main())
+
+
+def test_importing_it_writes_nothing_into_a_pipe():
+    done = subprocess.run(
+        [sys.executable, "-c", "import penstock.rio; print(7)"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "7\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from penstock import JobQueue, task
 from penstock.core.exceptions import LedgerError
 from penstock.ledger import postgres_schema, redis_server, sqlite_schema, versions
-from penstock.testing.harness import WorkerProcess, filled, not_here, short_config, wait_until
+from penstock.testing import mould
+from penstock.testing.harness import WorkerProcess, environment, filled, not_here, short_config, wait_until
 
 NEXT = len(sqlite_schema.MIGRATIONS) + 1
 _WAITS = """
@@ -136,6 +138,22 @@ def test_what_runs_on_in_a_worker_that_is_left_out_is_handed_back(open_queue, tm
         assert (running.state, running.job.errors, running.job.crashes) == ("queued", 0, 0)
     finally:
         worker.stop()
+
+
+@pytest.mark.parametrize("open_queue", ["sqlite:///{folder}/ledger.db"], indirect=True)
+def test_a_scheduler_ends_too(open_queue, tmp_path):
+    queue, log = open_queue(), tmp_path / "scheduler.log"
+    queue.counts()
+    environ = {**os.environ, **environment(queue.config)}
+    scheduler = mould.start(["scheduler"], cwd=tmp_path, environ=environ, output=log)
+    try:
+        wait_until(lambda: log.exists() and "is ready" in log.read_text(), what="the scheduler is ready")
+        with NextRelease(oldest=NEXT):
+            open_queue().counts()
+        assert scheduler.wait(20) == 4
+        assert "written by a newer penstock" in log.read_text()
+    finally:
+        scheduler.kill()
 
 
 def test_an_embedded_worker_that_is_left_out_takes_nothing_new(open_queue):

@@ -10,7 +10,20 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from penstock import CurrentJob, CurrentQueue, CurrentRun, Depends, Perpetual, Run, Shared, TaskArgument, Timeout, task
+from penstock import (
+    AdmissionBlocked,
+    CurrentJob,
+    CurrentQueue,
+    CurrentRun,
+    Depends,
+    Perpetual,
+    Retry,
+    Run,
+    Shared,
+    TaskArgument,
+    Timeout,
+    task,
+)
 
 
 def note(file: str, text: str) -> None:
@@ -98,3 +111,18 @@ async def takes_too_long(timeout: Timeout = Timeout("200ms")) -> None:
 def says_when(n: int = 4, perpetual: Perpetual = Perpetual("1h")) -> None:
     perpetual.perpetuate(n + 1)
     perpetual.after("2h")
+
+
+def refuses() -> None:
+    raise AdmissionBlocked("not from here", reschedule=False)
+
+
+@task
+def is_refused(_: None = Depends(refuses)) -> None: ...
+
+
+@task
+def comes_back(retry: Retry = Retry(2, "1h")) -> int:
+    if retry.attempt == 1:
+        retry.after("10ms")
+    return retry.attempt

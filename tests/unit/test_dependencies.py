@@ -468,3 +468,9 @@ def test_only_what_has_dependencies_is_asked_about(queue):
 
     assert limited.depends
     assert not bodies.plain_one.depends
+
+
+def test_what_ends_an_attempt_its_own_way_does_so_from_a_child(queue):
+    refused = queue.enqueue(bodies.is_refused, isolation="process").wait(30)
+    assert refused.state == "cancelled"
+    assert queue.enqueue(bodies.comes_back, isolation="process").result(30) == 2

@@ -13,6 +13,7 @@ import pytest
 from penstock import Cron, JobQueue, Perpetual, Retry, task
 from penstock.core.exceptions import ArgumentsError, ConfigError
 from penstock.dependencies.successors import Successors, seed
+from penstock.job import lifecycle
 from penstock.testing.harness import wait_until
 
 HOUR = timedelta(hours=1)
@@ -153,3 +154,43 @@ def test_an_automatic_task_that_needs_an_argument_is_refused():
 
         @task
         def checks(url: str, cron: Cron = Cron("@daily")) -> None: ...
+
+
+def test_a_job_that_kills_its_workers_is_followed_too(tmp_path):
+    @task
+    def kills(perpetual: Perpetual = Perpetual(every=HOUR)) -> None: ...
+
+    url = f"huey+sqlite:///{tmp_path}/queue.db"
+    with closing(JobQueue(url, ledger="memory://", root=tmp_path)) as queue:
+        job = queue.enqueue(kills, max_crashes=1)
+        assert queue.ledger.apply(lifecycle.claim(job.id, owner="host:1:dead", lease_s=0.001)) is not None
+        wait_until(queue.sweeper.rescue)
+        assert job.refresh().reason == "crash_loop"
+        assert after(queue, job).state == "scheduled"
+
+
+def test_the_next_job_does_not_expire_with_the_one_before(queue):
+    @task
+    def polls(perpetual: Perpetual = Perpetual(every=HOUR)) -> None: ...
+
+    assert after(queue, queue.enqueue(polls, expires="10s")).job.expires_at is None
+
+
+def test_what_runs_where_it_is_enqueued_does_not_run_within_the_one_before(queue):
+    depths: list[int] = []
+    running: list[int] = []
+
+    @task
+    def loops(n: int = 0, perpetual: Perpetual = Perpetual()) -> None:
+        running.append(n)
+        depths.append(len(running))
+        perpetual.cancel() if n == 3 else perpetual.perpetuate(n + 1)
+        running.pop()
+
+    job = queue.enqueue(loops)
+    for _ in range(3):
+        job = after(queue, job)
+    assert job.wait(20).state == "succeeded"
+    assert len(depths) == 4
+    states = [entry.id for entry in queue.jobs(states=("succeeded",))]
+    assert len(states) == 4

@@ -12,6 +12,7 @@ from penstock.job.explanation import explain
 from penstock.job.facts import AHEAD_MAX, Explanation, Facts, Slot
 from penstock.job.lifecycle import SHOWN_STATES, State
 from penstock.job.models import Attempt, ErrorInfo, Job, WorkerInfo
+from penstock.job.retries import RetryPolicy, RetryRule
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 ENGINE = "rq+redis://localhost/0"
@@ -80,7 +81,14 @@ def test_a_job_that_lost_its_process_says_so() -> None:
 
 def test_a_job_that_was_handed_back_says_so() -> None:
     job = replace(JOB, scheduled_at=ago(-10), attempt=1)
-    assert "handed it back unfinished" in told(job, attempts=(attempt("released", error=None),)).told
+    assert "ended unfinished" in told(job, attempts=(attempt("released", error=None),)).told
+
+
+def test_where_the_error_decides_how_many_tries_there_are_none_are_promised() -> None:
+    backoff = RetryPolicy(rules=(RetryRule(name="ConnectionError", max_attempts=5),))
+    job = replace(JOB, scheduled_at=ago(-10), attempt=1, errors=1, error=ERROR, backoff=backoff)
+    explained = told(job, attempts=(attempt("error"),)).told
+    assert explained.endswith("1 so far ended in an error; how many may depends on the error.")
 
 
 def test_a_job_that_is_held_says_by_what() -> None:

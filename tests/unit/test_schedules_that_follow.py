@@ -10,6 +10,7 @@ import pytest
 
 from penstock import JobQueue, task
 from penstock.job.rules import After
+from penstock.scheduler import decoder
 from penstock.schedules import Did
 from penstock.testing.harness import wait_until
 
@@ -57,7 +58,7 @@ def test_a_trigger_and_a_tick_of_the_same_moment_make_one_job(queue):
     seen = queue.ledger.records.get("schedule", name)
     job = queue.schedules.trigger(name)
     # A scheduler that has read the schedule before the trigger goes on with what it has read.
-    queue.scheduler._turn([seen])
+    queue.scheduler._turn([(seen, decoder.decode(seen.body))])
     assert [handle.id for handle in queue.jobs()] == [job.id]
     assert queue.schedules.get(name).awaits == job.id
 

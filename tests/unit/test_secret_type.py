@@ -159,6 +159,32 @@ def test_as_a_result_it_is_not_kept(queue):
     assert b"hunter2" not in (job.job.result or b"")
 
 
+def test_a_job_that_is_submitted_again_with_another_input_keeps_it(queue):
+    got = []
+
+    @task(max_attempts=1)
+    def login(user: str, vault: Secret, spare: Secret | None = None):
+        got.append((user, vault, spare))
+        if user == "nobody":
+            raise ValueError(user)
+
+    failed = queue.enqueue(login, "nobody", Secret("hunter2"), spare=Secret("spare-key"))
+    queue.requeue(failed.id, inputs={"user": "ada", "spare": "other-key"}).wait(5)
+    assert got[-1] == ("ada", Secret("hunter2"), Secret("other-key"))
+
+
+def test_jobs_with_one_secret_are_alike(queue):
+    @task(queue="nobody-listens")
+    def login(vault: Secret):
+        raise NotImplementedError
+
+    first = queue.enqueue(login, "hunter2", unique=True, delay="1h")
+    same = queue.enqueue(login, Secret("hunter2"), unique=True, delay="1h")
+    other = queue.enqueue(login, Secret("hunter3"), unique=True, delay="1h")
+    assert (same.id, same.outcome) == (first.id, "kept")
+    assert other.id != first.id
+
+
 def test_the_command_line_passes_a_word_on_as_it_is():
     from penstock.cli.arguments import for_task
 

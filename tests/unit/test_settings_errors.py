@@ -156,7 +156,7 @@ def test_a_value_of_the_wrong_type_tells_its_line_and_the_right_type(tmp_path, t
         ("defaults", "max_attempts = 0", "defaults.max_attempts: must be at least 1"),
         ("defaults", "max_crashes = 0", "must be at least 1"),
         ("defaults", 'backoff = "10m..10s"', "the waits must be positive and grow"),
-        ("defaults", 'backoff = "often"', "is not a backoff; write '10s..10m' or '30s'"),
+        ("defaults", 'backoff = "often"', "is not a backoff; write '10s..10m' (doubling)"),
         ("defaults", 'timeout = "0s"', "defaults.timeout: must be longer than 0"),
         ("defaults", 'queue = ""', "is not a queue's name"),
         ("history", 'keep_failed = "-1d"', "must be longer than or equal to 0"),

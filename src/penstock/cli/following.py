@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,13 +13,13 @@ from penstock import events
 from penstock.cli import refs, show
 from penstock.cli.failures import OK
 from penstock.cli.session import Session
-from penstock.core.exceptions import JobCancelledError, JobFailedError
+from penstock.core.exceptions import JobCancelledError, JobFailedError, LedgerError
 from penstock.job.events import JobEvent, NodeChange, ProgressChange, StateChange
 from penstock.job.lifecycle import State
 from penstock.job.models import Job, LogLine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from rich.text import Text
 
@@ -56,15 +57,19 @@ def watch(
     timeout_s = wait_seconds(wait_timeout, "--wait-timeout")
     queue = session.queue()
     handle = refs.find(queue, ref)
-    found = events.stream(
-        queue, handle.id, follow=not once, timeout_s=timeout_s, each_look=session.raise_if_nobody_reads
-    )
+    looks = [session.raise_if_nobody_reads]
+    found = events.stream(queue, handle.id, follow=not once, timeout_s=timeout_s, each_look=lambda: _all(looks))
     wanted = (event for event in found if not (quiet_log and isinstance(event, LogLine)))
     if session.pretty:
-        _with_bar(session, queue, handle, wanted)
+        _with_bar(session, queue, handle, wanted, looks)
     else:
         _lines(session, wanted)
     return OK if once else _exit(handle.refresh())
+
+
+def _all(looks: Iterable[Callable[[], None]]) -> None:
+    for look in looks:
+        look()
 
 
 def _exit(job: Job) -> int:
@@ -87,7 +92,13 @@ def _lines(session: Session, found: Iterable[JobEvent]) -> None:
         sys.stdout.flush()
 
 
-def _with_bar(session: Session, queue: JobQueue, handle: JobHandle, found: Iterable[JobEvent]) -> None:
+def _with_bar(
+    session: Session,
+    queue: JobQueue,
+    handle: JobHandle,
+    found: Iterable[JobEvent],
+    looks: list[Callable[[], None]],
+) -> None:
     from rich.live import Live
     from rich.text import Text
 
@@ -98,11 +109,17 @@ def _with_bar(session: Session, queue: JobQueue, handle: JobHandle, found: Itera
         return Text.assemble(show.state_text(state), f"  {job.name}  ", (show.took(job, now), "dim"), f"  {told}")
 
     with Live(bar(), console=session.console, transient=True, auto_refresh=False) as live:
+
+        def draw() -> None:
+            # A ledger that is away is waited for: meanwhile the bar stays as it is.
+            with contextlib.suppress(LedgerError):
+                handle.refresh()
+                live.update(bar(), refresh=True)
+
+        looks.append(draw)  # the time that it takes goes on while nothing happens
         for event in found:
             if not isinstance(event, ProgressChange):
                 live.console.print(_line(event))
-            handle.refresh()
-            live.update(bar(), refresh=True)
 
 
 def _line(event: JobEvent) -> Text:

@@ -49,7 +49,7 @@ def dead_letters(
     """
     if limit < 1:
         raise UsageError(f"--limit takes a number over 0, not {limit}")
-    opened = session.queue()
+    opened = session.look()
     found = opened.dead_letters(
         limit=limit, task=task, queue=queue, tag=tag, since=since_of(since, opened), reason=reason, before=before
     )

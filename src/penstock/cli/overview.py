@@ -40,7 +40,7 @@ def snapshot(
     """
     if limit < 0:
         raise UsageError(f"--limit takes a number, 0 or more, not {limit}")
-    taken = session.queue().snapshot(limit=limit)
+    taken = session.look().snapshot(limit=limit)
     if session.json:
         session.document({"schema": "penstock.snapshot/1", "total": taken.total, **_fields(taken)})
     elif session.pretty:
@@ -56,7 +56,7 @@ def queues(*, session: Annotated[Session, Parameter(parse=False)]) -> int:
     Args:
         session: Handed in by the parser.
     """
-    queue = session.queue()
+    queue = session.look()
     found, now = queue.queues(), queue.now()
     if session.json:
         for one in found:

@@ -28,7 +28,7 @@ def explain(ref: str, /, *, session: Annotated[Session, Parameter(parse=False)])
         ref: The job's id, a unique beginning of it, or a name for its latest job.
         session: Handed in by the parser.
     """
-    queue = session.queue()
+    queue = session.look()
     told = queue.explain(refs.find(queue, ref))
     if session.json:
         fields = {name: getattr(told, name) for name in told.__struct_fields__}
@@ -72,7 +72,7 @@ def audit(
     """
     if limit < 1:
         raise UsageError(f"--limit takes a number over 0, not {limit}")
-    queue = session.queue()
+    queue = session.look()
     found = queue.audit(since=since_of(since, queue), subject=subject, verb=verb, actor=actor, limit=limit)
     if session.json:
         for entry in found:

@@ -110,7 +110,7 @@ def rules(*, session: Annotated[Session, Parameter(parse=False)]) -> int:
     Args:
         session: Handed in by the parser.
     """
-    queue = session.queue()
+    queue = session.look()
     found = queue.rules()
     if session.json:
         for rule in found:

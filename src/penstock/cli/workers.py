@@ -37,7 +37,7 @@ def workers(
         seen_within: Those that gave a sign of life within this time; default: 60s.
         session: Handed in by the parser.
     """
-    opened = session.queue()
+    opened = session.look()
     found = opened.workers(seen_within_s=_seconds(seen_within))
     if queue is not None:
         found = [worker for worker in found if queue in worker.queues]
@@ -58,7 +58,7 @@ def for_task(
         seen_within: Those that gave a sign of life within this time; default: 60s.
         session: Handed in by the parser.
     """
-    opened = session.queue()
+    opened = session.look()
     found = opened.workers_for(name, seen_within_s=_seconds(seen_within))
     return _print(session, found, opened.now(), f"no worker that lives has {name!r}: its jobs wait for one")
 

@@ -19,6 +19,7 @@ from penstock.dependencies.base import Admission, AdmissionBlocked, Dependency
 from penstock.dependencies.kept import Kept, ms_of, short
 from penstock.dependencies.limits import ConcurrencyLimit, Cooldown, Debounce, Limit, RateLimit
 from penstock.dependencies.rates import Turn, Window
+from penstock.sources.decorators import TASKS
 
 if TYPE_CHECKING:
     from penstock.body import Ended
@@ -82,7 +83,7 @@ class Asked:
 
     def _limit(self, needed: Limit, job: Job, name: str | None, arguments: dict[str, Any]) -> Ended | None:
         by = needed.argument or name
-        counted = key_of(needed, job.name, by, arguments.get(by) if by else None)
+        counted = key_of(needed, TASKS[job.name].name, by, arguments.get(by) if by else None)
         match needed:
             case ConcurrencyLimit():
                 return self._concurrency(needed, job, counted)
@@ -102,7 +103,7 @@ class Asked:
             self._slots().give(job, taken)
 
     def _concurrency(self, limit: ConcurrencyLimit, job: Job, key: str) -> Ended | None:
-        wanted = {short(key): limit.max_concurrent}
+        wanted = {key: limit.max_concurrent}
         ended = self._slots().take(job, wanted)
         if ended is None:
             self._inside[job.id, job.attempt] = wanted
@@ -185,13 +186,13 @@ def _is_cool(state: _Cooled, now: datetime, asked: tuple[str, int]) -> bool:
 def key_of(limit: Limit, task: str, by: str | None, value: Any) -> str:
     """Name what a limit counts: its scope or task, and the value of the argument that it counts by."""
     if by is None:
-        return limit.scope or task
+        return short(limit.scope or task)
     told = json.dumps(value, sort_keys=True, default=str)
     if is_secret_name(by):
         import hashlib
 
         told = hashlib.sha256(told.encode()).hexdigest()[:16]
-    return f"{limit.scope or task}:{by}:{told}"
+    return short(f"{limit.scope or task}:{by}:{told}")
 
 
 __all__ = ["Asked", "key_of"]

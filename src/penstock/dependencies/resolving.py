@@ -14,7 +14,7 @@ from penstock.dependencies.base import CompletionHandler, FailureHandler, Immedi
 from penstock.dependencies.loops import LeavingError, awaitable_body
 from penstock.job import lifecycle
 from penstock.job.lifecycle import Event
-from penstock.runners.errors import describe_error
+from penstock.runners.errors import ended_by
 
 if TYPE_CHECKING:
     from penstock.dependencies.declared import Declared
@@ -94,7 +94,8 @@ def _all(declared: Declared, resolved: dict[str, Any], kind: type[T]) -> list[T]
 def _is_final(run: Run, error: BaseException | None) -> bool:
     if error is None:
         return True
-    if getattr(error, "ended", None) is not None:
+    ended = ended_by(error)
+    if ended.how != "raised" or ended.error is None:
         return False
-    retryable = getattr(error, "retryable", True) is not False
-    return lifecycle.fail(run.job, error=describe_error(error), retryable=retryable).event is Event.FAIL
+    told = lifecycle.fail(run.job, error=ended.error, retryable=ended.retryable, wait_s=ended.wait_s)
+    return told.event is Event.FAIL

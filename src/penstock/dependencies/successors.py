@@ -31,6 +31,8 @@ logger = logging.getLogger("penstock.dependencies")
 _OVER = ("returned", "raised", "timeout", "crashed", "dropped")
 _TRIES_S = 600.0
 _LATEST = 20
+_SOON_S = 60.0
+"""What is due later need not be to the moment, and is left to the sweep."""
 _PAUSE_S, _LONGEST_PAUSE_S = 0.02, 2.0
 _OF_ONE_JOB = frozenset({SCHEDULE, FIRE_AT, INTERVAL_START, MANUAL, FOLLOWS, BACKFILL, FIELD})
 
@@ -38,8 +40,17 @@ _OF_ONE_JOB = frozenset({SCHEDULE, FIRE_AT, INTERVAL_START, MANUAL, FOLLOWS, BAC
 class Successors:
     """What follows the jobs that end in this process."""
 
-    def __init__(self, queue: Callable[[], JobQueue]) -> None:
+    def __init__(
+        self, queue: Callable[[], JobQueue], wake: Callable[[str, float], None] = lambda _job_id, _wait_s: None
+    ) -> None:
+        """``wake`` is to publish a job when its time has come, where that is before a sweep would look."""
         self._queue = queue
+        self._wake = wake
+        self._closed = threading.Event()
+
+    def close(self) -> None:
+        """Try no longer to make what could not be made."""
+        self._closed.set()
 
     def concerns(self, job: Job) -> bool:
         """Whether the job's task runs again and again."""
@@ -54,17 +65,22 @@ class Successors:
         perpetual = _perpetual(TASKS.get(job.name))
         if perpetual is None or how not in _OVER or (said is not None and said.cancelled):
             return None
-        if job.key is None:
+        if job.key is None and job.unique_key is None:
             try:
-                self._record(job, perpetual, said)
+                wanted = self._intent(job, perpetual, said)
+                if wanted.at is None and self._queue().gateway.in_process:
+                    return self._later(job, perpetual, said)  # it would run here and now, within this one
+                self._record(wanted)
             except LedgerError as error:
                 logger.warning("the job after %s %s is not made yet: %s", job.name, job.id, error)
-            except PenstockError as error:
+            except (PenstockError, ValueError) as error:
                 logger.error("job %s %s has no successor: %s", job.name, job.id, error)
                 return None
             else:
                 return None
+        return self._later(job, perpetual, said)
 
+    def _later(self, job: Job, perpetual: Perpetual, said: Next | None) -> Callable[[], None]:
         def later() -> None:
             # Not in the thread that has told the end: it may be that of a loop, or of the ledger's writer.
             arguments = (job, perpetual, said)
@@ -72,28 +88,41 @@ class Successors:
 
         return later
 
+    def follow(self, job: Job) -> None:
+        """Make the job that follows one whose process is gone, and that is final. Never raises."""
+        if (later := self.make(job, "crashed", None)) is not None:
+            later()
+
     def _insist(self, job: Job, perpetual: Perpetual, said: Next | None) -> None:
         until, pause_s = time.monotonic() + _TRIES_S, _PAUSE_S
-        while time.monotonic() < until:
+        while time.monotonic() < until and not self._closed.is_set():
             try:
-                made = self._record(job, perpetual, said)
+                made = self._record(self._intent(job, perpetual, said))
             except LedgerError as error:
                 logger.info("the job after %s %s is not made yet: %s", job.name, job.id, error)
-            except PenstockError as error:
+            except (PenstockError, ValueError) as error:
                 logger.error("job %s %s has no successor: %s", job.name, job.id, error)
                 return
             else:
                 if made.outcome is not Outcome.KEPT or made.job.id != job.id:
                     return
-            time.sleep(pause_s)
+            self._closed.wait(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-        logger.error("job %s %s has no successor: the ledger did not take it", job.name, job.id)
+        logger.warning("job %s %s has no successor: the ledger did not take it", job.name, job.id)
 
-    def _record(self, job: Job, perpetual: Perpetual, said: Next | None) -> Submission:
+    def _record(self, wanted: Intent) -> Submission:
         from penstock.submission import record
 
         queue = self._queue()
-        now = queue.ledger.now()
+        (made,) = record(queue, [wanted])
+        if wanted.at is not None and made.outcome is not Outcome.KEPT and not queue.gateway.in_process:
+            wait_s = (wanted.at - queue.ledger.now()).total_seconds()
+            if wait_s < _SOON_S:
+                self._wake(made.job.id, max(0.0, wait_s))
+        return made
+
+    def _intent(self, job: Job, perpetual: Perpetual, said: Next | None) -> Intent:
+        now = self._queue().ledger.now()
         due = perpetual.changed(said.every_s if said else None).next_at(now, job.started_at)
         if said is not None and said.at is not None:
             due = said.at
@@ -106,11 +135,12 @@ class Successors:
             "tick_key": f"again:{job.id}",
             "metadata": _kept(job.metadata),
             "at": due if due > now else None,
+            "held": None,
+            "expires_at": None,
         }
         if said is not None and said.spec is not None:
             asked["spec"] = said.spec
-        (made,) = record(queue, [Intent(**asked)])
-        return made
+        return Intent(**asked)
 
 
 def seed(queue: JobQueue, *, rest_s: float = 30.0) -> None:

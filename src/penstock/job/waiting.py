@@ -10,6 +10,8 @@ from penstock.job.lifecycle import State
 from penstock.job.models import Job, WorkerInfo
 from penstock.job.steering import HELD_BY_RULE
 
+_UNFINISHED = "Its last try ended unfinished: its body asked to go on later, or its worker was stopped."
+
 
 def scheduled(facts: Facts) -> Iterator[Point]:
     """Of a job for later."""
@@ -31,7 +33,11 @@ def retrying(facts: Facts) -> Iterator[Point]:
     if last is not None and last.outcome in ("error", "timeout"):
         left = job.max_attempts - job.errors
         told = f"Try {last.number} failed{say.when(facts, last.finished_at)}: {say.error(last.error)}. {due}"
-        told += f" {job.errors} of {job.max_attempts} tries are spent, {left} left."
+        told += (
+            f" {job.errors} so far ended in an error; how many may depends on the error."
+            if job.backoff.has_rules
+            else f" {job.errors} of {job.max_attempts} tries are spent, {left} left."
+        )
         yield Point(
             name="retry", level="warning", told=told,
             hint=f"penstock logs {job.id} --attempt {last.number}",
@@ -43,7 +49,7 @@ def retrying(facts: Facts) -> Iterator[Point]:
             f"{job.crashes}.",
         )  # fmt: skip
     else:
-        yield Point(name="handed back", level="ok", told=f"Its worker handed it back unfinished. {due}")
+        yield Point(name="handed back", level="ok", told=f"{_UNFINISHED} {due}")
     yield from _who_can(facts)
 
 

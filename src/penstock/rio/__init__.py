@@ -4,8 +4,17 @@ The jobs are those of a penstock queue: their history survives a restart, and se
 run each of them once.
 """
 
+import contextlib
+import io
+import sys
+
 try:
-    import rio  # noqa: F401 # pyright: ignore[reportUnusedImport]
+    with contextlib.nullcontext() if sys.stdout.isatty() else contextlib.redirect_stdout(io.StringIO()):
+        import rio  # noqa: F401 # pyright: ignore[reportUnusedImport]
+    if not sys.stdout.isatty() and (revel := sys.modules.get("revel.legacy")) is not None:
+        # It comes with Rio (revel 0.9), hides the cursor when it is imported and shows it at exit, also where stdout is
+        # a pipe: that would stand around what a command prints.
+        vars(revel)["_set_cursor"] = bool  # any function of one argument that writes nothing
 except ModuleNotFoundError as error:
     if error.name != "rio":
         raise
