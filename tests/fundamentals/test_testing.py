@@ -135,7 +135,7 @@ def test_the_order_is_that_of_priority_then_time(waiting_queue, drain):
     for number, priority in ((2, 5), (3, 5), (1, 9), (5, 0)):
         waiting_queue.enqueue(order, number, priority=priority)
     drain()
-    assert ran == [1, 2, 3, 5, 4]
+    assert ran == [1, 4, 2, 3, 5]
 
 
 def test_what_is_for_later_runs_when_asked_for_in_its_order(waiting_queue, drain):
@@ -155,6 +155,16 @@ def test_what_is_for_later_runs_when_asked_for_in_its_order(waiting_queue, drain
     told = drain(with_scheduled=True)
     assert (told.succeeded, told.left) == (3, {})
     assert ran == ["naps1", "naps2", "again1", "again2", "again3", "last1"]
+
+
+def test_a_job_with_an_id_of_its_own_is_not_overlooked(waiting_queue, drain):
+    @task(name="kit.own_id")
+    def own_id(more: bool) -> None:
+        if more:
+            waiting_queue.enqueue(own_id, False, job_id="0-older-than-all")
+
+    waiting_queue.enqueue(own_id, True)
+    assert drain().succeeded == 2
 
 
 def test_a_job_without_end_is_told(waiting_queue, drain):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,15 @@ from penstock.job.models import Job, JobQuery
 from penstock.runners import runner_for
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from penstock.client import JobQueue
     from penstock.job.lifecycle import Transition
 
 logger = logging.getLogger("penstock.testing")
 
 _PAGE = 1000
+_STATES = ("queued", "blocked", "scheduled", "retrying")
 _FINAL = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -50,8 +54,8 @@ class Drained(msgspec.Struct, frozen=True, kw_only=True):
 def drain(queue: JobQueue | None = None, *, with_scheduled: bool = False, max_runs: int = 1000) -> Drained:
     """Run everything that is due in this process, whatever the engine, and return what became of it.
 
-    One after another: the higher priority first, then the earlier due, then the earlier made; what bodies enqueue
-    meanwhile comes after them. Failed jobs raise nothing: they are counted, told in ``failures`` and logged. The
+    One after another: the higher priority first, then the earlier due, then the earlier made; what a body enqueues
+    takes its place among them. Failed jobs raise nothing: they are counted, told in ``failures`` and logged. The
     messages that the engine holds are refused later, as any that comes twice.
 
     Args:
@@ -67,29 +71,30 @@ def drain(queue: JobQueue | None = None, *, with_scheduled: bool = False, max_ru
 
         queue = JobQueue.default()
     names: Counter[str] = Counter()
-    ended: dict[str, Transition] = {}
+    runs: Counter[str] = Counter()
 
-    def note(job: Job, transition: Transition) -> None:
-        names[job.name] += 1
-        ended[job.id] = transition
+    def note(job: Job, _transition: Transition) -> None:
+        runs[job.id] += 1
 
     here = type(queue)("inline://", ledger=queue.ledger, config=queue.config, root=queue.root)
     with here, here.captured():
         here.on_change(note)
-        while jobs := _next(here, later=False) or (with_scheduled and _next(here, later=True)):
-            for job in jobs:
-                here.sweeper.push([here.ledger.get(job.id)])
-                if names.total() > max_runs:
-                    worst = ", ".join(f"{name} ({count})" for name, count in names.most_common(3))
-                    raise AssertionError(f"jobs go on after {max_runs} runs, most of them: {worst}")
-    final = [queue.ledger.get(job_id) for job_id in ended]
+        waiting = _Waiting(here, with_scheduled=with_scheduled)
+        while (job := waiting.next()) is not None:
+            names[job.name] += 1
+            if names.total() > max_runs:
+                worst = ", ".join(f"{name} ({count})" for name, count in names.most_common(3))
+                raise AssertionError(f"jobs go on after {max_runs} runs, most of them: {worst}")
+            here.sweeper.push([job])
+            waiting.look_again(job.id)
+    final = [queue.ledger.get(job_id) for job_id in runs]
     states = Counter(job.state.value for job in final if job.state.final)
     failures = tuple(_told(job) for job in final if job.state is State.FAILED)
     left = {name: count for name, count in queue.counts().items() if name not in _FINAL}
     for told in failures:
         logger.warning("drained: %s", told)
     return Drained(
-        runs=names.total(), succeeded=states["succeeded"], failed=states["failed"], cancelled=states["cancelled"],
+        runs=runs.total(), succeeded=states["succeeded"], failed=states["failed"], cancelled=states["cancelled"],
         left=left, failures=failures,
     )  # fmt: skip
 
@@ -99,23 +104,62 @@ async def adrain(queue: JobQueue | None = None, **said: Any) -> Drained:
     return await in_thread(drain, queue, **said)
 
 
-def _next(queue: JobQueue, *, later: bool) -> list[Job]:
-    """Return what can run now, in order; or make the first of what is for later due, and return that."""
-    states = ("queued", "blocked", "scheduled", "retrying") if later else ("queued", "blocked")
-    found: list[Job] = []
-    before: str | None = None
-    while page := queue.ledger.find(JobQuery(states=states, limit=_PAGE, before=before)):
-        found += [job for job in page if job.held is None and _can_run(job)]
-        before = page[-1].id
-    if not later:
-        now = queue.now()
-        due = [job for job in found if job.scheduled_at <= now]
-        return sorted(due, key=lambda job: (-job.priority, job.scheduled_at, job.id))
-    first = min(found, key=lambda job: (job.scheduled_at, -job.priority, job.id), default=None)
-    if first is None:
-        return []
-    queue.sweeper.wake([first.id])
-    return [first]
+class _Waiting:
+    """What can run, in order: what is due, then what is for later. Read once, and kept up with what comes."""
+
+    def __init__(self, queue: JobQueue, *, with_scheduled: bool) -> None:
+        self._queue = queue
+        self._with_scheduled = with_scheduled
+        self._heap: list[tuple[bool, float, float, str]] = []
+        self._known: set[str] = set()
+        self._newest = ""
+        self._read_new()
+
+    def next(self) -> Job | None:
+        """Take out the first, due by now; None when there is none."""
+        self._read_new()
+        if not self._heap:
+            self._newest = ""  # an id of the caller's own may be older than all others
+            self._read_new()
+        while self._heap and (self._with_scheduled or not self._heap[0][0]):
+            later, _, _, job_id = heapq.heappop(self._heap)
+            self._known.discard(job_id)
+            if later:
+                self._queue.sweeper.wake([job_id])
+            job = self._queue.ledger.get(job_id)
+            if self._waits(job):
+                return job
+        return None
+
+    def look_again(self, job_id: str) -> None:
+        """Put a job that has had its turn back, if it is to have another one."""
+        self._add(self._queue.ledger.get(job_id), self._queue.now())
+
+    def _read_new(self) -> None:
+        found: list[Job] = []
+        before, size = None, 1 if self._newest else _PAGE
+        while page := self._queue.ledger.find(JobQuery(states=_STATES, limit=size, before=before)):
+            found += [job for job in page if job.id > self._newest]
+            if page[-1].id <= self._newest:
+                break
+            before, size = page[-1].id, _PAGE
+        now = self._queue.now()
+        for job in found:
+            self._add(job, now)
+        self._newest = max([self._newest, *(job.id for job in found)])
+
+    def _add(self, job: Job, now: datetime) -> None:
+        if job.id in self._known or not self._waits(job):
+            return
+        self._known.add(job.id)
+        later = job.scheduled_at > now
+        due_s = job.scheduled_at.timestamp()
+        first, second = (due_s, -job.priority) if later else (-job.priority, due_s)
+        heapq.heappush(self._heap, (later, float(first), float(second), job.id))
+
+    @staticmethod
+    def _waits(job: Job) -> bool:
+        return job.state.value == "queued" and job.held is None and _can_run(job)
 
 
 def _can_run(job: Job) -> bool:
