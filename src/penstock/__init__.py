@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from penstock.agenda import Agenda
     from penstock.client import JobQueue, PublishWarning
     from penstock.core.asks import Ask, Discard, RetryLater, Snooze
     from penstock.core.config import Config
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from penstock.worker import Worker
 
 _HOMES = {
+    "Agenda": "agenda",
     "Ask": "core.asks",
     "Admission": "dependencies",
     "AdmissionBlocked": "dependencies",
@@ -143,6 +145,7 @@ __all__ = [  # noqa: RUF022 - the verbs and the main class first, what parameter
     "agather",
     "as_completed",
     "Run",
+    "Agenda",
     "Ask",
     "Call",
     "CancelOutcome",
