@@ -109,7 +109,7 @@ class Execution:
             owned = self.claims.take(job_id)
             if owned is None:
                 continue
-            refused = self._refuse(owned) or self._not_admitted(owned)
+            refused = self._refuse(owned) or self._not_admitted(owned) or self._too_late(owned)
             ended = veiled(owned.job, refused or self._guarded(lambda o=owned: self._body(o), owned))
             self.admission.leave(owned.job)
             self._settle(owned, ended)
@@ -129,6 +129,7 @@ class Execution:
             ended = self._refuse(owned)
             if ended is None and self.admission.concerns(owned.job):
                 ended = await bridge.in_thread(self._not_admitted, owned)
+            ended = ended or self._too_late(owned)
             if ended is None and self._is_async_inline(owned.job):
                 ended = await self._abody(owned)
             elif ended is None:
@@ -197,6 +198,12 @@ class Execution:
         except LedgerError as error:
             logger.warning("job %s cannot be admitted yet: %s", owned.job.id, error)
             return Ended(how="released")
+
+    def _too_late(self, owned: Owned) -> Ended | None:
+        """Begin nothing that is to be stopped already: a process that was frozen behind its claim owns nothing more."""
+        if owned.interrupt.cause is not None:
+            return Ended(how=owned.interrupt.cause)
+        return Ended(how="lost") if self.heart.is_over(owned) else None
 
     # -- body ---------------------------------------------------------------------------------------------------
 

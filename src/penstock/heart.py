@@ -99,6 +99,10 @@ class Heart:
         if owned.deadline is not None:
             self.watch(owned, owned.deadline + by_s)
 
+    def is_over(self, owned: Owned) -> bool:
+        """Whether the lease could not be kept, by this process's own clock, and bodies are to stop for that."""
+        return self._stops_on_loss and time.monotonic() >= self._fence_at(owned)
+
     def close(self) -> None:
         """Stop beating; what is owned still will be rescued by others when its lease is over."""
         with self._lock:

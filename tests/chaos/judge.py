@@ -36,9 +36,9 @@ class Verdict(NamedTuple):
     spans: dict[str, list[Span]]
     """The bodies of each job, by their start."""
     commits: int
-    """Jobs whose last body ended."""
+    """Jobs whose body of the highest attempt ended."""
     lost: list[str]
-    """Jobs that were acknowledged and whose last body never ended, or that had none."""
+    """Jobs that were acknowledged and whose body of the highest attempt never ended, or that had none."""
     double: list[str]
     """Two bodies of one job alive at once."""
     second: list[str]
@@ -108,7 +108,9 @@ def judge(file: Path, acknowledged: Iterable[str], deaths: Mapping[int, float]) 
         stops = sum(span.how == "stopped" for span in of_job)
         if last.attempt > 1 + stops + sum(at < last.began for at in died_at):
             strange.append(f"{_told(last)}: more attempts than deaths")
-    ended = {job_id for job_id, of_job in spans.items() if of_job[-1].how == "ended"}
+    # The highest attempt counts: a process that was frozen may begin a lower one after it has woken.
+    last = {job_id: max(of_job, key=lambda span: (span.attempt, span.began)) for job_id, of_job in spans.items()}
+    ended = {job_id for job_id, span in last.items() if span.how == "ended"}
     lost = [f"{job_id} ({'began and never ended' if job_id in spans else 'never began'})" for job_id in wanted - ended]
     return Verdict(spans, len(ended & wanted), sorted(lost), double, second, strange)
 

@@ -43,6 +43,12 @@ def test_a_body_that_was_stopped_may_run_again(judged):
     assert _wrong(judged("start a 1 7 1.0", "stopped a 1 7 2.0", "start a 2 8 4.0", "end a 2 8 5.0")) == {}
 
 
+def test_what_a_process_began_that_was_frozen_meanwhile_takes_no_commit_back(judged):
+    woken_late = ("start a 2 8 3.0", "end a 2 8 4.0", "start a 1 7 5.0", "stopped a 1 7 5.5")
+    verdict = judged(*woken_late)
+    assert (verdict.commits, verdict.lost) == (1, [])
+
+
 @pytest.mark.parametrize(
     ("lines", "wrong"),
     [

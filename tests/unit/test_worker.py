@@ -5,9 +5,14 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from penstock import JobQueue, task
+import pytest
+
+from penstock import JobQueue, Run, task
+from penstock.admission import Admission
 from penstock.job import lifecycle
+from penstock.job.models import Job
 from penstock.rooms import Rooms
+from penstock.sources.decorators import TASKS
 from penstock.testing.harness import short_config
 
 
@@ -66,3 +71,44 @@ def test_a_room_is_opened_once_however_many_threads_ask(tmp_path: Path) -> None:
             thread.join()
         assert len(seen) == 8
         assert len(set(map(id, seen))) == 1
+
+
+class Freeze:
+    """A gate that stands still for longer than the lease, as a process does that was frozen behind its claim."""
+
+    def __init__(self, queue: JobQueue) -> None:
+        self.queue = queue
+        self.froze = 0
+
+    def concerns(self, job: Job) -> bool:
+        return not self.froze
+
+    def enter(self, job: Job) -> None:
+        self.froze += 1
+        owned = self.queue.execution.heart.owned[job.id, job.attempt]
+        owned.renewed -= 3600
+
+    def leave(self, job: Job) -> None:
+        pass
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_a_body_does_not_begin_whose_lease_is_over(tmp_path: Path, colour: str) -> None:
+    began: list[int] = []
+
+    def late(run: Run) -> None:
+        began.append(run.attempt)
+
+    async def alate(run: Run) -> None:
+        began.append(run.attempt)
+
+    chosen = task(name="late")(late if colour == "sync" else alate)
+    try:
+        with JobQueue("huey+sqlite:///q.db", ledger="memory://", root=tmp_path) as queue:
+            queue.execution.admission = Admission([gate := Freeze(queue)])
+            job = queue.enqueue(chosen)
+            queue.worker(burst=True).run()
+            assert (gate.froze, began, job.state) == (1, [2], "succeeded")
+            assert [attempt.outcome for attempt in job.attempts()] == ["released", "succeeded"]
+    finally:
+        TASKS.discard("late")
