@@ -109,8 +109,8 @@ def judge(file: Path, acknowledged: Iterable[str], deaths: Mapping[int, float]) 
         if last.attempt > 1 + stops + sum(at < last.began for at in died_at):
             strange.append(f"{_told(last)}: more attempts than deaths")
     # The highest attempt counts: a process that was frozen may begin a lower one after it has woken.
-    last = {job_id: max(of_job, key=lambda span: (span.attempt, span.began)) for job_id, of_job in spans.items()}
-    ended = {job_id for job_id, span in last.items() if span.how == "ended"}
+    newest = {job_id: max(of_job, key=lambda span: (span.attempt, span.began)) for job_id, of_job in spans.items()}
+    ended = {job_id for job_id, span in newest.items() if span.how == "ended"}
     lost = [f"{job_id} ({'began and never ended' if job_id in spans else 'never began'})" for job_id in wanted - ended]
     return Verdict(spans, len(ended & wanted), sorted(lost), double, second, strange)
 
