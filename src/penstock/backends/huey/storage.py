@@ -21,6 +21,7 @@ from pathlib import Path
 from huey.storage import SqliteStorage
 
 from penstock.core.exceptions import BackendError, BackendUnavailableError
+from penstock.servers import disk
 
 _BUSY_TIMEOUT_S = 30
 
@@ -82,7 +83,8 @@ class QueueStorage(SqliteStorage):
 
     def waiting(self, queue: str) -> int:
         """Count the messages of one queue. Makes no file: there are none where there is none."""
-        if not Path(self.filename).exists():
+        file = Path(self.filename)
+        if not file.exists() and disk.cannot_make(file) is None:
             return 0
         with self.db() as cursor:
             return cursor.execute("select count(*) from task where queue = ?", (queue,)).fetchone()[0]
