@@ -220,3 +220,16 @@ def test_jobs_are_found_by_their_metadata(ledger):
 def test_jobs_are_found_by_why_they_are_held(ledger):
     wanted = add(ledger, intent(held="paused: queue etl"), intent(held="struck"))[0].job
     assert [job.id for job in ledger.find(JobQuery(held="paused: queue etl"))] == [wanted.id]
+
+
+def test_a_job_of_two_keys_takes_the_place_of_whoever_has_either(ledger):
+    by_rule, by_key = (s.job for s in add(ledger, intent(unique_key="u"), intent(key="k")))
+    (new,) = add(ledger, intent(unique_key="u", key="k", on_conflict="replace"))
+    states = [ledger.get(job.id).state for job in (by_rule, by_key)]
+    assert (new.outcome, states) == (REPLACED, ["cancelled", "cancelled"])
+
+
+def test_a_job_of_two_keys_is_told_of_the_one_that_its_rule_names(ledger):
+    by_rule, _by_key = (s.job for s in add(ledger, intent(unique_key="u"), intent(key="k")))
+    (kept,) = add(ledger, intent(unique_key="u", key="k"))
+    assert (kept.outcome, kept.job.id) == (KEPT, by_rule.id)

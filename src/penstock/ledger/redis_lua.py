@@ -251,8 +251,8 @@ def insert() -> Script:
     return Script(f"""{PRELUDE}
 local grace_s, pushed = tonumber(ARGV[3]), ARGV[4] == '1'
 {_PLACE}
-local function holder(w)
-  {"  ".join(UNIQUE.values())}
+local function fixed(w)
+  {"  ".join(rule for name, rule in UNIQUE.items() if name != "key")}
 end
 local function in_the_way(w)
   if w.unique then
@@ -306,7 +306,7 @@ if ARGV[6] ~= '' then
     local way = in_the_way(w)
     local v = way and redis.call('HMGET', P .. 'job:' .. way, 'state', 'queue') or {{}}
     local instead = way and (w.on_conflict ~= 'replace' or (v[1] == 'queued' and v[2] == w.queue))
-    if not again and not instead and (way or not holder(w)) then
+    if not again and not instead and not fixed(w) then
       coming[w.queue] = (coming[w.queue] or 0) + 1
       ids[w.id] = true
       if w.key then keys[w.key] = true end
@@ -322,14 +322,12 @@ if ARGV[6] ~= '' then
   end
 end
 for _, w in ipairs(wanted) do
-  local held_by, replaced = holder(w), false
-  if not held_by or held_by ~= w.id then
-    local way = in_the_way(w)
-    if way and w.on_conflict == 'replace' and (not held_by or held_by == way) then
-      give_way(way)
-      held_by, replaced = holder(w), true
-    elseif way and not held_by then
-      held_by = way
+  local held_by, replaced = fixed(w), false
+  if not held_by then
+    held_by = in_the_way(w)
+    while held_by and w.on_conflict == 'replace' do -- one by its unique key, one by its key: each once
+      give_way(held_by)
+      held_by, replaced = in_the_way(w), true
     end
   end
   if held_by then
