@@ -42,9 +42,12 @@ def limits(trial: Trial) -> list[Figure]:
                 worker.wait_ready()
             for _ in range(number):
                 time.sleep(arena.rng.uniform(0.2, 0.8))  # the moment of the kill, not a wait
-                place = arena.rng.randrange(len(workers))
-                workers[place].kill()
+                victim = arena.rng.choice(arena.wait_busy(5))
+                place = workers.index(victim)
+                victim.kill()
+                # Four of them all the time: a standstill is to be the key's doing, not that of a worker's start.
                 workers[place] = arena.start("--concurrency", "4", **on[place])
+                workers[place].wait_ready()
             arena.wait_final(120 + jobs / 5)
             verdict = arena.verdict()
             lease_s = seconds(arena.queue.config.lease.ttl)
