@@ -152,8 +152,10 @@ def test_the_queue_of_a_body_in_a_child_has_the_same_ledger(queue):
 
 
 def test_a_sync_resource_may_belong_to_the_thread_of_a_sync_body(queue):
-    def database() -> sqlite3.Connection:
-        return sqlite3.connect(":memory:")  # refuses other threads
+    @contextmanager
+    def database() -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(":memory:")) as connection:  # refuses other threads
+            yield connection
 
     @task
     def counts(db: Any = Depends(database)) -> int:
