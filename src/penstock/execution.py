@@ -133,7 +133,7 @@ class Execution:
             if ended is None and self._is_async_inline(owned.job):
                 ended = await self._abody(owned)
             elif ended is None:
-                ended = await bridge.in_thread(self._guarded, lambda o=owned: self._body(o), owned)
+                ended = await bridge.in_body_thread(partial(self._guarded, partial(self._body, owned), owned))
             if self.admission.let_in(owned.job):
                 await bridge.in_thread(self.admission.leave, owned.job)
             ended = veiled(owned.job, ended)

@@ -10,7 +10,8 @@ import pytest
 
 from penstock.client import JobQueue
 from penstock.job.lifecycle import State
-from penstock.testing.conformance.bodies import anote, note
+from penstock.testing.conformance.bodies import anote, hold, note
+from penstock.testing.conformance.capability import requires
 from penstock.testing.conformance.record import Record
 from penstock.testing.conformance.waiting import all_final
 from penstock.testing.harness import WorkerThread
@@ -32,6 +33,18 @@ def test_a_body_of_either_colour_runs(
 def test_async_bodies_run_beside_each_other(queue: JobQueue, start_worker: StartWorker, record: Record) -> None:
     start_worker(concurrency=4)
     jobs = queue.enqueue_many([anote.call(file=record.file, label=str(n)) for n in range(40)])
+    assert {row.state for row in all_final(queue, jobs)} == {State.SUCCEEDED}
+
+
+@requires("workers")
+def test_as_many_bodies_run_at_once_as_the_worker_was_told(
+    queue: JobQueue, start_worker: StartWorker, record: Record
+) -> None:
+    many = 45  # more than the threads that blocking verbs share
+    start_worker(concurrency=many)
+    jobs = queue.enqueue_many([hold.call(file=record.file, gate=str(record.gate())) for _ in range(many)])
+    record.wait_started(count=many)
+    record.open_gate()
     assert {row.state for row in all_final(queue, jobs)} == {State.SUCCEEDED}
 
 
