@@ -271,6 +271,8 @@ class Worker(Runs):
             self._pipelines = self._rescan.pipelines()
         finally:
             self._opening = False
+        if self._schedules:
+            declare(self.queue)  # before the engine begins: a ledger that goes away now is tried again
         self.vitals.join(running=lambda: len(execution.heart.owned), counts=execution.counts)
         execution.releasing = False
         execution.claims.begin(self._recycling.at_most(self.max_jobs))
@@ -289,7 +291,6 @@ class Worker(Runs):
         self.vitals.phase = "working"
         self.queue.sweeper.start(each_time=self._look, refused=self._refuse)
         if self._schedules:
-            declare(self.queue)
             self.queue.job_files.start()
             self._rescan.scan()
             self.queue.scheduler.start()

@@ -229,7 +229,11 @@ def _with_job_files(session: Session, config: Config, jobs_dir: str | None, log_
 
 
 def _ready(session: Session, made: Worker) -> None:
-    info = made.info()
+    try:
+        info = made.info()
+    except LedgerError as error:  # it may have gone away meanwhile: a worker at work outlives that
+        _line(session, f"worker {made.queue.owner} is ready, and its ledger does not answer any more: {error}")
+        return
     if session.json:
         _document(session, "ready", worker=info)
         return
