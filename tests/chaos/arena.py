@@ -262,10 +262,11 @@ class Arena:
         return {job.id: job for job in jobs}
 
     def lies(self, verdict: Verdict) -> list[str]:
-        """Where a user who asks for a result is told of another body than the one that ended last."""
+        """Where a user who asks for a result is told of another body than that of the highest attempt."""
         wrong: list[str] = []
         for job_id, row in self.rows().items():
-            last = verdict.spans.get(job_id, [None])[-1]
+            # As the judge does: a frozen process may begin a lower attempt after it has woken, and stop it at once.
+            last = max(verdict.spans.get(job_id, []), key=lambda span: span.attempt, default=None)
             said = msgspec.json.encode([row.state, row.attempt]).decode()
             if last is None or (row.state.value, row.attempt) != ("succeeded", last.attempt):
                 wrong.append(f"{job_id}: the ledger says {said}, the file {last}")
