@@ -87,6 +87,16 @@ def test_a_backlog_is_worked_off_at_the_full_rate_and_asks_little(limit: int):
     assert len(crowd.window.promised) <= 2 * limit
 
 
+def test_a_place_whose_holder_is_late_is_taken_by_who_asks_next():
+    window = Window()
+    asks = {"limit": 1, "per": 1_000}
+    assert take(window, 0, **asks, returning=False).stays
+    assert take(window, 0, **asks, returning=False).wait == 1_000
+    assert take(window, 1_020, **asks, returning=False).wait == 980  # its holder may be on his way
+    assert take(window, 1_050, **asks, returning=False).stays
+    assert take(window, 1_060, **asks, returning=True).wait > 1_900  # he came after all, and is promised another
+
+
 # -- a rate -----------------------------------------------------------------------------------------------------
 
 

@@ -1,8 +1,9 @@
 """A sliding window as data: who began when, and who was told to come at which instant. Pure; instants are in ms.
 
 Who finds no room is promised the next free instant, and so comes back when there is room, once. Promises bear no
-name: whoever comes back takes the oldest that is due. That keeps a record small, and a job that never comes back
-(it was cancelled) costs one place in one window.
+name: whoever comes back takes the oldest that is due. That keeps a record small. Nobody waits for those who do not
+come when they were to (they were cancelled, or their messages stand behind many others): a moment later whoever asks
+next takes the place, and who comes after all is promised another.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ _EXACT = 256
 _PROMISED_MAX = 256
 _STALE_MS = 5_000
 _EARLY_MS = 20
+_LATE_MS = 40
+"""Who comes later than this finds his place taken, if others ask meanwhile: a rate is to be kept, not only not exceeded."""
 _NEAR_MS = 50
 """Who may begin so soon waits for it: to go and come back takes longer."""
 
@@ -47,7 +50,7 @@ def take(window: Window, now: int, *, limit: int, per: int, returning: bool) -> 
     grain = 1 if limit <= _EXACT else max(1, per // 128)
     window.began = [(at, n) for at, n in window.began if at > now - per]
     window.promised = [(at, n) for at, n in window.promised if at > now - _STALE_MS]
-    if returning and window.promised and window.promised[0][0] <= now + _EARLY_MS:
+    if window.promised and window.promised[0][0] <= now + (_EARLY_MS if returning else -_LATE_MS):
         _drop_first(window.promised)
         free = _free_at(window.began, now, limit, per)
     else:
