@@ -229,6 +229,22 @@ def drain() -> list[ROW]:
     return rows
 
 
+def control() -> list[ROW]:
+    """What strikes, pauses, keys and limits cost a job that uses none of them."""
+    from control import medians
+
+    without, having, ratio = medians(folder)
+    return [
+        (
+            "a job that no rule of control concerns, CPU",
+            f"{having:.0f} us ({ratio - 1:+.1%})",
+            f"with nothing that may hold it back: {without:.0f} us",
+            "<= +5 %",
+            ratio <= 1.05,
+        )
+    ]
+
+
 # -- pipelines ----------------------------------------------------------------------------------------------------
 
 
@@ -319,8 +335,8 @@ def idle_worker() -> list[ROW]:
 
 
 BENCHES: dict[str, Callable[[], list[ROW]]] = {
-    "layer": layer_time, "bulk": bulk_enqueue, "drain": drain, "full": full_ledger, "pipeline": warm_pipeline,
-    "import": import_time, "idle": idle_worker,
+    "layer": layer_time, "bulk": bulk_enqueue, "drain": drain, "full": full_ledger, "control": control,
+    "pipeline": warm_pipeline, "import": import_time, "idle": idle_worker,
 }  # fmt: skip
 
 
