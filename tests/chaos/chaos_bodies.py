@@ -35,8 +35,8 @@ def _token(run: Run) -> str:
 @contextlib.contextmanager
 def _told(file: str, run: Run) -> Iterator[None]:
     """Tell of a body's start, and of how it ended."""
-    tell(file, "start", run.job_id, run.attempt)
     try:
+        tell(file, "start", run.job_id, run.attempt)  # who reads it may stop the body before it gets any further
         yield
     except BaseException:
         tell(file, "stopped", run.job_id, run.attempt)
