@@ -11,6 +11,7 @@ from penstock.testing.harness import Harness, harness_for
 MEMORY = "memory://"
 SQLITE = "sqlite:///{folder}/ledger.db"
 LEDGERS = (MEMORY, SQLITE, "{redis}", "{postgres}")
+_TURN = (SQLITE, "{postgres}", "{redis}")
 _URLS = {
     "": "{name}://",
     "sqlite": "{name}+sqlite:///{{folder}}/queue.db",
@@ -38,11 +39,15 @@ def transports() -> tuple[list[type[Harness]], dict[str, str]]:
 
 
 def ledgers_for(harnesses: Sequence[type[Harness]]) -> dict[type[Harness], tuple[str, ...]]:
-    """Choose the ledgers that each transport is tested on: SQLite and another, and memory where no server is needed.
+    """Choose the ledgers that each transport is tested on; ``--every-ledger`` is for all of them.
 
-    The other is PostgreSQL and Redis in turn, so that each meets several engines of either colour.
+    Where many transports are tested, those that need a server have one ledger each, in turn, so that each ledger meets
+    engines of either colour; those that need none, and a transport that is tested alone, have several.
     """
-    return {
-        harness: (*(() if harness.needs_server else (MEMORY,)), SQLITE, ("{postgres}", "{redis}")[place % 2])
-        for place, harness in enumerate(harnesses)
-    }
+    return {harness: _ledgers(harness, place, len(harnesses)) for place, harness in enumerate(harnesses)}
+
+
+def _ledgers(harness: type[Harness], place: int, of: int) -> tuple[str, ...]:
+    if harness.needs_server and of >= len(_TURN):
+        return (_TURN[place % len(_TURN)],)
+    return (*(() if harness.needs_server else (MEMORY,)), SQLITE, ("{postgres}", "{redis}")[place % 2])
