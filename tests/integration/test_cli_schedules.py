@@ -150,6 +150,15 @@ def test_what_stands_behind_two_dashes_is_a_command(penstock):
     assert made["job"]["spec"]["argv"] == ["ls", "-l"]
 
 
+def test_a_command_may_say_what_its_exit_statuses_ask_for(penstock):
+    assert (
+        penstock("--json", "schedules", "add", "@daily", "--name", "sync", "--on-exit", "75=retry 5m", "--", "ls") == 0
+    )
+    assert json.loads(penstock.out)["job"]["spec"]["on_exit"] == {"75": "retry 5m"}
+    assert penstock("schedules", "add", "tick", "@daily", "--on-exit", "75=retry 5m") == 2
+    assert "--on-exit is for a command" in penstock.err
+
+
 def test_an_interval_that_counts_from_the_end_of_a_run_says_so(penstock):
     (made,) = penstock.json("schedules", "add", "tick", "every 15m", "--from-end")
     assert made["rule"]["explained"] == "15 m 0 s after the end of each run"

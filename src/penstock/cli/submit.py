@@ -54,6 +54,7 @@ def enqueue(
     backoff: Annotated[str | None, _option("--backoff")] = None,
     retry_on: Annotated[tuple[str, ...], _option("--retry-on")] = (),
     discard_on: Annotated[tuple[str, ...], _option("--discard-on")] = (),
+    on_exit: Annotated[tuple[str, ...], _option("--on-exit")] = (),
     isolation: Annotated[str | None, _option("--isolation")] = None,
     max_memory: Annotated[str | None, _option("--max-memory")] = None,
     max_cpu: Annotated[str | None, _option("--max-cpu")] = None,
@@ -93,6 +94,7 @@ def enqueue(
         backoff: How long to wait between tries, such as 10s..10m.
         retry_on: An error that is tried again: NAME, or NAME=TRIES,BACKOFF to count it for itself; may be repeated.
         discard_on: An error that is not tried again; may be repeated.
+        on_exit: What an exit status of a command asks for, such as 75="retry 5m", 69="snooze 1h"; may be repeated.
         isolation: inline or process.
         max_memory: How much address space its process may take, such as 2GB; or none.
         max_cpu: How much CPU time its process may take, such as 10m; or none.
@@ -106,7 +108,7 @@ def enqueue(
     opened = session.queue(tasks=tasks)
     call = make_call(
         opened, session.argv, name, words, args=args, inputs=inputs, final_vars=final_vars,
-        pipeline=pipeline, task=task,
+        pipeline=pipeline, task=task, on_exit=on_exit,
         options={
             "queue": queue, "priority": priority, "delay": delay, "at": at, "key": key, "max_attempts": max_attempts,
             "unique": _unique(unique, unique_for), "on_conflict": on_conflict, "expires": expires,
@@ -136,6 +138,7 @@ def run(
     tasks: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     max_attempts: Annotated[int | None, _option("--max-attempts")] = None,
     timeout: Annotated[str | None, _option("--timeout")] = None,
+    on_exit: Annotated[tuple[str, ...], _option("--on-exit")] = (),
     isolation: Annotated[str | None, _option("--isolation")] = None,
     max_memory: Annotated[str | None, _option("--max-memory")] = None,
     max_cpu: Annotated[str | None, _option("--max-cpu")] = None,
@@ -159,6 +162,7 @@ def run(
         tasks: A module or folder that holds tasks, added to those configured; may be repeated.
         max_attempts: How many tries; the first counts.
         timeout: How long a try may take, such as 5m; or none.
+        on_exit: What an exit status of a command asks for, such as 75="retry 5m"; may be repeated.
         isolation: inline (in this very process; for a debugger) or process.
         max_memory: How much address space its process may take, such as 2GB; or none.
         max_cpu: How much CPU time its process may take, such as 10m; or none.
@@ -169,7 +173,7 @@ def run(
     opened = session.queue(tasks=tasks)
     call = make_call(
         opened, session.argv, name, words, args=args, inputs=inputs, final_vars=final_vars,
-        pipeline=pipeline, task=task,
+        pipeline=pipeline, task=task, on_exit=on_exit,
         options={
             "max_attempts": max_attempts, "timeout": timeout, "isolation": isolation, "max_memory": max_memory,
             "max_cpu": max_cpu, "max_open_files": max_open_files, "tags": tag or None,
@@ -191,6 +195,7 @@ def make_call(
     pipeline: bool,
     task: bool,
     options: dict[str, Any],
+    on_exit: Sequence[str] = (),
 ) -> Call:
     """Return the call that a command line means. Raises `UsageError` and `InvalidJobError`."""
     options = {name: value for name, value in options.items() if value is not None}
@@ -199,7 +204,9 @@ def make_call(
             raise UsageError("a command stands alone behind --; job options stand before it")
         if not argv:
             raise UsageError("no command behind --; write: penstock enqueue -- ls -l")
-        return queue.command(list(argv), **options)
+        return queue.command(list(argv), on_exit=_on_exit(on_exit), **options)
+    if on_exit:
+        raise UsageError("--on-exit is for a command behind --")
     if name is None:
         raise UsageError("what is to run? Write a task's or a pipeline's name, or -- and a command")
     if pipeline and task:
@@ -282,6 +289,13 @@ def _unique(by: str | None, period: str | None) -> dict[str, Any] | None:
         return None
     names = () if by == "all" else tuple(name.strip() for name in by.split(","))
     return {"by": names} if period is None else {"by": names, "period": period}
+
+
+def _on_exit(given: Sequence[str]) -> dict[Any, str]:
+    for one in given:
+        if "=" not in one:
+            raise UsageError(f"--on-exit takes STATUS=WHAT, such as 75='retry 5m', not {one!r}")
+    return {status.strip(): asked for status, _, asked in (one.partition("=") for one in given)}
 
 
 def _limits(limits: tuple[str, ...]) -> dict[str, int] | None:
