@@ -13,7 +13,7 @@ from penstock import templates
 from penstock.core.durations import parse_duration_s
 from penstock.core.exceptions import InvalidScheduleError, did_you_mean
 from penstock.core.triggers import At, Cron, Every, zone_of
-from penstock.job import limits
+from penstock.job import limits, slots
 from penstock.job.models import Intent
 from penstock.job.rules import After, Rule, Written, interval, parse_instant, parse_rule
 from penstock.job.schedules import Plan, Template
@@ -31,7 +31,7 @@ OPTIONS = (
 _TEXT_MAX = 4_000
 _JOB_OPTIONS = (
     "queue", "priority", "max_attempts", "max_crashes", "timeout", "backoff", "retry_on", "discard_on", "isolation",
-    "expires", "metadata", *limits.OPTIONS,
+    "expires", "limits", "metadata", *limits.OPTIONS,
 )  # fmt: skip
 
 
@@ -103,6 +103,9 @@ def _changed(template: Template, asked: JobOptions) -> Template:
         ours.pop(limits.FIELD, None), memory_bytes=asked.max_memory_bytes, cpu_s=asked.max_cpu_s,
         open_files=asked.max_open_files,
     )  # fmt: skip
+    if asked.slots is not None:
+        ours.pop(slots.FIELD, None)
+        ours |= slots.slots_entry(asked.slots)
     theirs = {name: value for name, value in template.metadata.items() if not name.startswith(RESERVED)}
     after = msgspec.structs.replace(
         template, **{**changes, "metadata": {**changes.get("metadata", theirs), **ours, **held}}

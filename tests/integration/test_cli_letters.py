@@ -95,9 +95,21 @@ def test_all_that_fit_are_requeued_or_only_told(penstock):
     assert [job["name"] for job in penstock.json("dead-letters")] == ["code"]
 
 
+def test_jobs_and_letters_are_found_by_their_metadata(penstock):
+    job_id = failed(penstock, "divide", "a=1", "b=0", "--metadata", "team=etl", "--metadata", "day=a=b")
+    failed(penstock, "divide", "a=2", "b=0", "--metadata", "team=web")
+    for listing in ("jobs", "dead-letters"):
+        (job,) = penstock.json(listing, "--metadata", "team=etl", "--metadata", "day=a=b")
+        assert (job["id"], job["metadata"]) == (job_id, {"team": "etl", "day": "a=b"})
+    (told,) = penstock.json("requeue", "--all", "--metadata", "team=etl", "--delay", "1h")
+    assert (told["found"], told["requeued"]) == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["jobs", "--metadata", "team"], "--metadata takes KEY=VALUE"),
+        (["requeue", "x", "--metadata", "team=etl"], "--metadata goes with --all"),
         (["requeue"], "which job?"),
         (["requeue", "x", "--all"], "give one or the other"),
         (["requeue", "x", "--queue", "math"], "--queue goes with --all"),

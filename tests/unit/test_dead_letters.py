@@ -168,7 +168,7 @@ def letters(queue, divide):
     def other() -> None:
         raise OSError("disk")
 
-    made = [queue.enqueue(divide, number, 0) for number in range(3)]
+    made = [queue.enqueue(divide, number, 0, metadata={"team": "etl", "n": str(number)}) for number in range(3)]
     return [*made, queue.enqueue(other)]
 
 
@@ -180,6 +180,9 @@ def letters(queue, divide):
         ({"task": "letters.*"}, 4),
         ({"queue": "else"}, 1),
         ({"tag": "sum"}, 3),
+        ({"metadata": {"team": "etl"}}, 3),
+        ({"metadata": {"team": "etl", "n": "2"}, "since": "1h", "tag": "sum"}, 1),
+        ({"metadata": {"team": "web"}}, 0),
         ({"since": "1h"}, 4),
         ({"since": "0s"}, 0),
         ({"reason": "error"}, 4),
@@ -198,6 +201,7 @@ def test_letters_are_found_by(queue, letters, filters, count):
         ({"taks": "a"}, "Did you mean 'task'"),
         ({"reason": "eror"}, "Did you mean 'error'"),
         ({"since": "soon"}, "since: "),
+        ({"metadata": "team"}, "metadata: 'team' is not a mapping"),
     ],
 )
 def test_a_filter_that_makes_no_sense_is_told(queue, filters, told):

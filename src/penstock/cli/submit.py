@@ -60,6 +60,7 @@ def enqueue(
     max_cpu: Annotated[str | None, _option("--max-cpu")] = None,
     max_open_files: Annotated[int | None, _option("--max-open-files")] = None,
     tag: Annotated[tuple[str, ...], _option("--tag")] = (),
+    metadata: Annotated[tuple[str, ...], _option("--metadata")] = (),
     session: Annotated[Session, Parameter(parse=False)],
 ) -> int:
     """Submit a task, a pipeline, or, behind --, a command.
@@ -100,6 +101,7 @@ def enqueue(
         max_cpu: How much CPU time its process may take, such as 10m; or none.
         max_open_files: How many files its process may have open.
         tag: A tag; may be repeated.
+        metadata: KEY=VALUE that jobs can be found by; may be repeated.
         session: Handed in by the parser.
     """
     if delay is not None and at is not None:
@@ -112,10 +114,11 @@ def enqueue(
         options={
             "queue": queue, "priority": priority, "delay": delay, "at": at, "key": key, "max_attempts": max_attempts,
             "unique": _unique(unique, unique_for), "on_conflict": on_conflict, "expires": expires,
-            "limits": _limits(limit),
+            "limits": arguments.limits(limit),
             "max_crashes": max_crashes, "timeout": timeout, "backoff": backoff, "isolation": isolation,
             "retry_on": retry_on or None, "discard_on": discard_on or None,
             "max_memory": max_memory, "max_cpu": max_cpu, "max_open_files": max_open_files, "tags": tag or None,
+            "metadata": arguments.metadata(metadata),
         },
     )  # fmt: skip
     with opened.captured(echo=session.verbose > 0):
@@ -296,16 +299,6 @@ def _on_exit(given: Sequence[str]) -> dict[Any, str]:
         if "=" not in one:
             raise UsageError(f"--on-exit takes STATUS=WHAT, such as 75='retry 5m', not {one!r}")
     return {status.strip(): asked for status, _, asked in (one.partition("=") for one in given)}
-
-
-def _limits(limits: tuple[str, ...]) -> dict[str, int] | None:
-    found: dict[str, int] = {}
-    for limit in limits:
-        key, _, most = limit.rpartition("=")
-        if not key or not most.isdigit():
-            raise UsageError(f"--limit takes KEY=N, such as db:warehouse=3, not {limit!r}")
-        found[key] = int(most)
-    return found or None
 
 
 def _due(handle: JobHandle, now: Any) -> str:
