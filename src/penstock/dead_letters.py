@@ -101,6 +101,8 @@ def requeue(
     queue.signer.check(job)
     asked = JobOptions.parse(options or {})
     spec = job.spec
+    if inputs is not None and not isinstance(inputs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidJobError(f"inputs: {inputs!r} is not a mapping of names and values")
     if inputs:
         spec = encode_spec(runner_for(job.kind).edited(job, inputs), queue.config.limits)
     seen = _record(queue, job.id)

@@ -59,6 +59,14 @@ def test_a_word_is_read_as_the_task_s_own_type(penstock):
     assert job["spec"] == {"kwargs": {"zip": "01234"}}
 
 
+def test_a_command_is_put_right_by_its_parts(penstock):
+    penstock("enqueue", "--isolation", "inline", "--", "false")
+    (letter,) = penstock.json("dead-letters")
+    (job,) = penstock.json("requeue", letter["id"], 'argv=["true"]', "cwd=/")
+    assert job["spec"] == {"argv": ["true"], "cwd": "/"}
+    assert penstock.json("status", job["id"])[0]["state"] == "succeeded"
+
+
 def test_inputs_may_be_json_and_options_are_for_the_new_job(penstock):
     job_id = failed(penstock, "divide", "a=1", "b=0")
     (job,) = penstock.json(

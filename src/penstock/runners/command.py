@@ -17,7 +17,7 @@ import msgspec
 
 from penstock.core.asks import FORMS, parse_ask
 from penstock.core.config import SecurityConfig
-from penstock.core.exceptions import ArgumentsError, InvalidJobError, PenstockError
+from penstock.core.exceptions import ArgumentsError, InvalidJobError, PenstockError, did_you_mean
 from penstock.core.running import Runner
 from penstock.job.limits import limits_of
 from penstock.lines import printable
@@ -140,6 +140,19 @@ class CommandRunner(Runner):
         """See `Runner.prepare_child`."""
         self._allowed = tuple(setup["command_env"])
 
+    def edited(self, job: Job, inputs: Mapping[str, Any]) -> CommandSpec:
+        """See `Runner.edited`; the inputs of a command are the fields of its spec."""
+        spec = msgspec.structs.asdict(_spec_of(job))
+        for name in inputs:
+            if name not in spec:
+                raise ArgumentsError(
+                    f"a command has no input {name!r}; there are: {', '.join(spec)}.{did_you_mean(name, spec)}"
+                )
+        try:
+            return command_spec(**{**spec, **inputs})
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ArgumentsError(f"the inputs of a command do not fit: {error}") from None
+
     def execute(self, job: Job, run: Run) -> dict[str, Any]:
         """See `Runner.execute`.
 
@@ -149,10 +162,7 @@ class CommandRunner(Runner):
             CommandNotFoundError: the program or its folder is not there.
             LimitNotPossibleError: the job has a limit that cannot be kept here.
         """
-        try:
-            spec = _decoder.decode(job.spec)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ArgumentsError(f"the command of job {job.id} cannot be read: {error}") from None
+        spec = _spec_of(job)
         limits = limits_of(job)
         program = _Program(spec, run, confiner(limits), {**allowed_env(os.environ, self._allowed), **spec.env})
         try:
@@ -171,6 +181,13 @@ class CommandRunner(Runner):
                 raise parse_ask(asked, f"{_status(status)}: {last}" if last else _status(status))
             raise CommandFailed(f"{_status(status)}{why}{told}")
         return {"exit_code": status, "output": output}
+
+
+def _spec_of(job: Job) -> CommandSpec:
+    try:
+        return _decoder.decode(job.spec)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ArgumentsError(f"the command of job {job.id} cannot be read: {error}") from None
 
 
 def allowed_env(env: Mapping[str, str], allowed: Sequence[str]) -> dict[str, str]:
