@@ -226,7 +226,10 @@ def _expires(value: Any) -> tuple[str, Any]:
     except ValueError:
         if not isinstance(value, str | datetime):
             raise
-        return "expires_at", _instant(value)
+        try:
+            return "expires_at", _instant(value)
+        except ValueError as error:
+            raise ValueError(f"{error}; write '1h' for an hour after it is due, or 'none'") from None
     if expires_s <= 0:
         raise ValueError(f"{value!r} is not a positive time")
     return "expires_s", expires_s

@@ -169,6 +169,7 @@ def test_a_command_that_asks_for_later_spends_a_try_whatever_the_rules_say(tmp_p
         ({256: "discard"}, "256 is not an exit status"),
         ({True: "discard"}, "True is not an exit status"),
         ({"busy": "discard"}, "'busy' is not an exit status"),
+        ({"\u0667\u0665": "discard"}, "is not an exit status"),
         ({75: "later"}, "exit status 75: 'later' says nothing of what is to come; write 'retry 5m'"),
         ({75: "retry"}, "exit status 75: 'retry' says nothing"),
         ({75: "retry soon"}, "exit status 75: 'soon' is not a duration"),

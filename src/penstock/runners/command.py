@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import shlex
 import signal
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 OUTPUT_MAX_BYTES = 8 * 1024
 """How much of the end of the output goes into the result, and into the error."""
 
+_NUMBER = re.compile(r"\d{1,3}", re.ASCII)
 _LOOK_EVERY_S = 0.2
 _STRAGGLERS_S = 0.5
 """How long the output of processes that outlive the program is still read."""
@@ -103,7 +105,7 @@ def _on_exit(given: Mapping[Any, str]) -> dict[str, str]:
         raise ArgumentsError(f"on_exit is {given!r}; write a table of exit statuses: {{75: 'retry 5m'}}")
     found: dict[str, str] = {}
     for status, asked in given.items():
-        number = int(status) if isinstance(status, str) and status.isdecimal() else status
+        number = int(status) if isinstance(status, str) and _NUMBER.fullmatch(status) else status
         if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= 255:
             raise ArgumentsError(f"on_exit: {status!r} is not an exit status of a program that failed: 1 to 255")
         if not isinstance(asked, str):  # pyright: ignore[reportUnnecessaryIsInstance] - it may come from a file
