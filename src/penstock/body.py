@@ -51,6 +51,8 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     held: str | None = None
     """Of a job that was blocked until somebody lets it go on: why. It is not due, whatever ``wait_s`` says."""
     next: Next | None = None
+    begun: bool = True
+    """Of a job that is handed back: whether its body began."""
 
 
 class Interrupt:

@@ -192,12 +192,16 @@ class JobQueue(Controls):
         *,
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
+        on_exit: Mapping[int, str] | None = None,
         **options: Any,
     ) -> Call:
-        """Return the call of a command: a list of arguments, never a shell line."""
+        """Return the call of a command: a list of arguments, never a shell line.
+
+        ``on_exit`` says what exit statuses ask for: ``{75: "retry 5m", 69: "snooze 1h", 64: "discard"}``.
+        """
         from penstock.runners.command import command_spec
 
-        spec = command_spec(argv, cwd=cwd, env=env)
+        spec = command_spec(argv, cwd=cwd, env=env, on_exit=on_exit)
         return Call("command", Path(spec.argv[0]).name, spec, JobOptions.parse(options))
 
     def schedule(

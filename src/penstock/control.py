@@ -34,9 +34,9 @@ class Controls(Rooms):
     def dead_letters(self, *, limit: int | None = 50, **filters: Any) -> list[JobHandle]:
         """List the jobs that failed for good and were not requeued, newest first.
 
-        Filters: ``task`` (a name, which may hold ``*``, or the task), ``queue``, ``tag``, ``key``, ``kind``, ``reason``
-        (``error``, ``timeout``, ``crash_loop``, ...), ``since`` (a time, or a span such as ``"24h"``), ``before`` (an
-        id).
+        Filters: ``task`` (a name, which may hold ``*``, or the task), ``queue``, ``tag``, ``metadata`` (entries that it
+        must have), ``key``, ``kind``, ``reason`` (``error``, ``timeout``, ``crash_loop``, ...), ``since`` (a time, or a
+        span such as ``"24h"``), ``before`` (an id).
         """
         from penstock import dead_letters
         from penstock.handle import JobHandle

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
 _KIND = "requeued"
 _PAGE = 200
-_FILTERS = ("task", "name", "queue", "kind", "key", "tag", "id_prefix", "parent_id", "since", "reason", "before")
+_FILTERS = (
+    "task", "name", "queue", "kind", "key", "tag", "metadata", "id_prefix", "parent_id", "since", "reason", "before",
+)  # fmt: skip
 _SAME = ("queue", "priority", "max_attempts", "max_crashes", "isolation", "tags", "key")
 
 
@@ -99,6 +101,8 @@ def requeue(
     queue.signer.check(job)
     asked = JobOptions.parse(options or {})
     spec = job.spec
+    if inputs is not None and not isinstance(inputs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidJobError(f"inputs: {inputs!r} is not a mapping of names and values")
     if inputs:
         spec = encode_spec(runner_for(job.kind).edited(job, inputs), queue.config.limits)
     seen = _record(queue, job.id)
@@ -182,6 +186,8 @@ def _query(queue: JobQueue, filters: Mapping[str, Any]) -> tuple[JobQuery, str |
     if "task" in given:
         given["name"] = getattr(given["task"], "name", given["task"])
         del given["task"]
+    if "metadata" in given:
+        given["metadata"] = JobOptions.parse({"metadata": given["metadata"]}).metadata
     if "since" in given:
         given["since"] = _since(queue, given["since"])
     return JobQuery(states=("failed",), limit=_PAGE, **given), None if reason is None else str(reason)

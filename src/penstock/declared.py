@@ -23,7 +23,7 @@ logger = logging.getLogger("penstock.schedules")
 
 _WHAT = ("task", "pipeline", "command")
 _JOB_OPTIONS = tuple(name for name in JOB_OPTIONS if name not in ("at", "delay", "key", "job_id", "tags"))
-_KNOWN = (*_WHAT, "inputs", "args", *OPTIONS, *_JOB_OPTIONS)
+_KNOWN = (*_WHAT, "inputs", "args", "on_exit", *OPTIONS, *_JOB_OPTIONS)
 
 
 def declare(queue: JobQueue) -> dict[str, str]:
@@ -47,7 +47,7 @@ def declare(queue: JobQueue) -> dict[str, str]:
 
 
 def plan_of(queue: JobQueue, name: str, table: Mapping[str, Any], *, source: str, where: str) -> Plan:
-    """Read one table: what to run (``task``, ``pipeline`` or ``command``), its ``inputs``, its rule, its options.
+    """Read one table: what to run (``task``, ``pipeline`` or ``command``), its input, its rule, its options.
 
     Raises:
         InvalidScheduleError: names the table, and what is wrong with it.
@@ -58,6 +58,10 @@ def plan_of(queue: JobQueue, name: str, table: Mapping[str, Any], *, source: str
     named = [key for key in _WHAT if key in table]
     if len(named) > 1:
         raise InvalidScheduleError(f"{where}: {' and '.join(named)} are alternatives; a schedule runs one thing")
+    if "on_exit" in table and "command" not in table:
+        raise InvalidScheduleError(
+            f"{where}: on_exit is for a command; a function raises RetryLater, Snooze or Discard"
+        )
     try:
         inputs = table.get("inputs", {})
         if not isinstance(inputs, Mapping):
@@ -66,7 +70,7 @@ def plan_of(queue: JobQueue, name: str, table: Mapping[str, Any], *, source: str
         args = tuple(table.get("args", ()))
         given = cast("Mapping[str, Any]", inputs)
         if "command" in table:
-            call = queue.command(table["command"], **options)
+            call = queue.command(table["command"], on_exit=table.get("on_exit"), **options)
         elif "pipeline" in table:
             call = calls.named(queue, f"pipeline:{table['pipeline']}", args, given, options)
         else:

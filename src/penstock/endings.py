@@ -72,12 +72,13 @@ def ending(job: Job, ended: Ended, elsewhere: Elsewhere, earlier: Sequence[Error
             if ended.error is not None and ended.error.type == MISSING:
                 delay_s = elsewhere.delay_s(job)
                 note = f"{ended.error.message}; the job waits for a worker that can run it"
-                return lifecycle.release(job.id, attempt=job.attempt, delay_s=delay_s, note=note)
-            return lifecycle.release(job.id, attempt=job.attempt)
+                return lifecycle.release(job.id, attempt=job.attempt, delay_s=delay_s, note=note, begun=False)
+            return lifecycle.release(job.id, attempt=job.attempt, begun=ended.begun)
         case "snoozed" | "blocked":
             return lifecycle.release(
-                job.id, attempt=job.attempt, delay_s=ended.wait_s or 0.0, note=ended.note, held=ended.held
-            )
+                job.id, attempt=job.attempt, delay_s=ended.wait_s or 0.0, note=ended.note, held=ended.held,
+                begun=ended.how == "snoozed",
+            )  # fmt: skip
         case "lost":
             # Stopped because its lease could not be kept. Where nobody has taken the job meanwhile it is handed back,
             # as an outage is no fault of its own; else the guard refuses this.

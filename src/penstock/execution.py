@@ -180,7 +180,7 @@ class Execution:
     def _refuse(self, owned: Owned) -> Ended | None:
         """Hand back at once what this process cannot run, or must not start any more; end what nobody may run."""
         if self.releasing:
-            return Ended(how="released")
+            return Ended(how="released", begun=False)
         if (ended := self._refusals.ended(owned.job)) is not None:
             return ended
         try:
@@ -197,7 +197,7 @@ class Execution:
             return self.admission.enter(owned.job)
         except LedgerError as error:
             logger.warning("job %s cannot be admitted yet: %s", owned.job.id, error)
-            return Ended(how="released")
+            return Ended(how="released", begun=False)
 
     def _too_late(self, owned: Owned) -> Ended | None:
         """Begin nothing that is to be stopped already: a process that was frozen behind its claim owns nothing more."""

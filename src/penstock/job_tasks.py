@@ -57,7 +57,7 @@ def _types() -> dict[str, TaskType]:
 
 
 def _execute_command(queue: JobQueue, table: Mapping[str, Any]) -> Call:
-    _known(table, "command", "shell", "cwd", "env")
+    _known(table, "command", "shell", "cwd", "env", "on_exit")
     command, shell = table.get("command"), table.get("shell", False)
     if not isinstance(shell, bool):
         raise Wrong(f"shell is {shell!r:.100}; write true or false", "task", "shell")
@@ -84,7 +84,7 @@ def _execute_command(queue: JobQueue, table: Mapping[str, Any]) -> Call:
     if not isinstance(with_env, Mapping):
         raise Wrong("env is no table of names and texts", "task", "env")
     try:
-        return queue.command(argv, cwd=cwd, env=cast("Mapping[str, str]", with_env))
+        return queue.command(argv, cwd=cwd, env=cast("Mapping[str, str]", with_env), on_exit=table.get("on_exit"))
     except TypeError as error:
         raise Wrong(str(error), "task", "command") from None
 

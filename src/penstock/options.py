@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -226,7 +226,10 @@ def _expires(value: Any) -> tuple[str, Any]:
     except ValueError:
         if not isinstance(value, str | datetime):
             raise
-        return "expires_at", _instant(value)
+        try:
+            return "expires_at", _instant(value)
+        except ValueError as error:
+            raise ValueError(f"{error}; write '1h' for an hour after it is due, or 'none'") from None
     if expires_s <= 0:
         raise ValueError(f"{value!r} is not a positive time")
     return "expires_s", expires_s
@@ -326,7 +329,9 @@ def _limit(field: str, parse: Callable[[Any], int]) -> Callable[[Any], tuple[str
 
 def tags(value: Any) -> tuple[str, ...]:
     """Check tags: one text, or several. Raises ValueError."""
-    several = (value,) if isinstance(value, str) else tuple(value)
+    if not isinstance(value, Iterable):
+        raise ValueError(f"{value!r} is neither a tag nor several")  # noqa: TRY004 - one error class
+    several = (value,) if isinstance(value, str) else tuple(cast("Iterable[Any]", value))
     for tag in several:
         if not isinstance(tag, str) or not 0 < len(tag) <= 128:
             raise ValueError(f"{tag!r} is not a tag: 1 to 128 characters")

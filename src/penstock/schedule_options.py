@@ -13,7 +13,7 @@ from penstock import templates
 from penstock.core.durations import parse_duration_s
 from penstock.core.exceptions import InvalidScheduleError, did_you_mean
 from penstock.core.triggers import At, Cron, Every, zone_of
-from penstock.job import limits
+from penstock.job import limits, slots
 from penstock.job.models import Intent
 from penstock.job.rules import After, Rule, Written, interval, parse_instant, parse_rule
 from penstock.job.schedules import Plan, Template
@@ -29,9 +29,10 @@ OPTIONS = (
 )  # fmt: skip
 """Beside the options of the jobs that it makes."""
 _TEXT_MAX = 4_000
+_NO_INSTANT = "expires takes a duration here, such as '1h': it is counted from each fire time"
 _JOB_OPTIONS = (
     "queue", "priority", "max_attempts", "max_crashes", "timeout", "backoff", "retry_on", "discard_on", "isolation",
-    "expires", "metadata", *limits.OPTIONS,
+    "expires", "limits", "metadata", *limits.OPTIONS,
 )  # fmt: skip
 
 
@@ -41,11 +42,13 @@ def template_of(intent: Intent) -> Template:
         raise InvalidScheduleError(
             "key, at and delay belong to one job; a schedule's own rule says when its jobs start"
         )
-    if intent.unique_key is not None or intent.expires_at is not None:
+    if intent.unique_key is not None:
         raise InvalidScheduleError(
             "unique belongs to jobs that are enqueued. A schedule has one for each fire time: its overlap says what "
-            "happens while the one before runs. expires takes a duration here, such as '1h'"
+            "happens while the one before runs"
         )
+    if intent.expires_at is not None:
+        raise InvalidScheduleError(_NO_INSTANT)
     spec = intent.spec.decode()
     templates.check(spec)
     names = [name for name in Template.__struct_fields__ if name != "spec"]
@@ -91,6 +94,8 @@ def change_plan(plan: Plan, options: Mapping[str, Any], now: datetime) -> Plan:
 
 def _changed(template: Template, asked: JobOptions) -> Template:
     """Return the template with what is asked of its jobs; limits that are not named stay."""
+    if asked.expires_at is not None:
+        raise InvalidScheduleError(_NO_INSTANT)
     changes: dict[str, Any] = {
         name: value
         for name in Template.__struct_fields__
@@ -103,6 +108,9 @@ def _changed(template: Template, asked: JobOptions) -> Template:
         ours.pop(limits.FIELD, None), memory_bytes=asked.max_memory_bytes, cpu_s=asked.max_cpu_s,
         open_files=asked.max_open_files,
     )  # fmt: skip
+    if asked.slots is not None:
+        ours.pop(slots.FIELD, None)
+        ours |= slots.slots_entry(asked.slots)
     theirs = {name: value for name, value in template.metadata.items() if not name.startswith(RESERVED)}
     after = msgspec.structs.replace(
         template, **{**changes, "metadata": {**changes.get("metadata", theirs), **ours, **held}}

@@ -181,7 +181,7 @@ class Oracle:
         if row["cancel_requested_at"] is not None:
             return self._cancelled(row, now)
         row["note"], row["held"] = t.note, t.held
-        return self._back(row, now + t.delay_s)
+        return self._back(row, now + t.delay_s, begun=t.begun)
 
     # T7
     def rescue(self, row: Row, t: Transition, now: float) -> bool | None:
@@ -265,7 +265,7 @@ class Oracle:
         return True
 
     def _stale(self, row: Row, now: float) -> bool:
-        return row["attempt"] == 0 and row["expires_at"] is not None and row["expires_at"] < now
+        return row["expires_at"] is not None and row["expires_at"] < now
 
     # T12
     def purge(self, state: str, older_than_s: float, limit: int, now: float) -> set[str]:
@@ -288,7 +288,9 @@ class Oracle:
         row["state"], row["finished_at"], row["reason"] = "cancelled", now, None
         return True
 
-    def _back(self, row: Row, due: float) -> bool:
+    def _back(self, row: Row, due: float, begun: bool = True) -> bool:
+        if begun:
+            row["expires_at"] = None
         row["state"] = "queued"
         row["scheduled_at"] = row["publish_due_at"] = due
         row["published_at"] = None

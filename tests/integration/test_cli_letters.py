@@ -59,6 +59,14 @@ def test_a_word_is_read_as_the_task_s_own_type(penstock):
     assert job["spec"] == {"kwargs": {"zip": "01234"}}
 
 
+def test_a_command_is_put_right_by_its_parts(penstock):
+    penstock("enqueue", "--isolation", "inline", "--", "false")
+    (letter,) = penstock.json("dead-letters")
+    (job,) = penstock.json("requeue", letter["id"], 'argv=["true"]', "cwd=/")
+    assert job["spec"] == {"argv": ["true"], "cwd": "/"}
+    assert penstock.json("status", job["id"])[0]["state"] == "succeeded"
+
+
 def test_inputs_may_be_json_and_options_are_for_the_new_job(penstock):
     job_id = failed(penstock, "divide", "a=1", "b=0")
     (job,) = penstock.json(
@@ -95,9 +103,21 @@ def test_all_that_fit_are_requeued_or_only_told(penstock):
     assert [job["name"] for job in penstock.json("dead-letters")] == ["code"]
 
 
+def test_jobs_and_letters_are_found_by_their_metadata(penstock):
+    job_id = failed(penstock, "divide", "a=1", "b=0", "--metadata", "team=etl", "--metadata", "day=a=b")
+    failed(penstock, "divide", "a=2", "b=0", "--metadata", "team=web")
+    for listing in ("jobs", "dead-letters"):
+        (job,) = penstock.json(listing, "--metadata", "team=etl", "--metadata", "day=a=b")
+        assert (job["id"], job["metadata"]) == (job_id, {"team": "etl", "day": "a=b"})
+    (told,) = penstock.json("requeue", "--all", "--metadata", "team=etl", "--delay", "1h")
+    assert (told["found"], told["requeued"]) == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["jobs", "--metadata", "team"], "--metadata takes KEY=VALUE"),
+        (["requeue", "x", "--metadata", "team=etl"], "--metadata goes with --all"),
         (["requeue"], "which job?"),
         (["requeue", "x", "--all"], "give one or the other"),
         (["requeue", "x", "--queue", "math"], "--queue goes with --all"),

@@ -121,6 +121,17 @@ def test_every_form_of_a_rule_is_taken(penstock, rule, kind, text):
     assert (made["rule"]["type"], made["rule"]["text"]) == (kind, text)
 
 
+def test_expiry_limits_and_metadata_of_its_jobs_may_be_said_and_changed(penstock):
+    (made,) = penstock.json(
+        "schedules", "add", "tick", "@daily", "--expires", "1h", "--limit", "db=2", "--metadata", "team=etl"
+    )
+    assert made["job"]["expires_s"] == 3600
+    assert made["job"]["metadata"] == {"team": "etl", "penstock.slots": '{"db":2}'}
+    (made,) = penstock.json("schedules", "update", "tick", "--limit", "db=1", "--limit", "k=3", "--expires", "2h")
+    assert made["job"]["metadata"] == {"team": "etl", "penstock.slots": '{"db":1,"k":3}'}
+    assert made["job"]["expires_s"] == 7200
+
+
 def test_an_interval_begins_with_its_start(penstock):
     (made,) = penstock.json("schedules", "add", "tick", "every 1h", "--start", "2030-01-01T00:30")
     assert [fire["fire_at"] for fire in made["next"]][:2] == ["2029-12-31T23:30:00Z", "2030-01-01T00:30:00Z"]
@@ -148,6 +159,15 @@ def test_what_stands_behind_two_dashes_is_a_command(penstock):
     assert penstock("--json", "schedules", "add", "@daily", "--name", "list", "--", "ls", "-l") == 0
     made = json.loads(penstock.out)
     assert made["job"]["spec"]["argv"] == ["ls", "-l"]
+
+
+def test_a_command_may_say_what_its_exit_statuses_ask_for(penstock):
+    assert (
+        penstock("--json", "schedules", "add", "@daily", "--name", "sync", "--on-exit", "75=retry 5m", "--", "ls") == 0
+    )
+    assert json.loads(penstock.out)["job"]["spec"]["on_exit"] == {"75": "retry 5m"}
+    assert penstock("schedules", "add", "tick", "@daily", "--on-exit", "75=retry 5m") == 2
+    assert "--on-exit is for a command" in penstock.err
 
 
 def test_an_interval_that_counts_from_the_end_of_a_run_says_so(penstock):

@@ -313,6 +313,8 @@ def test_the_record_of_a_file_that_is_deleted_goes(folder):
         ({"task": {**ECHO, "command": []}}, "command is missing"),
         ({"task": {**ECHO, "command": ["echo", None]}}, "argument 1 of the command is None"),
         ({"task": {**ECHO, "shell": "yes"}}, "write true or false"),
+        ({"task": {**ECHO, "on_exit": {"75": "later"}}}, "exit status 75: 'later' says nothing"),
+        ({"task": {**ECHO, "on_exit": "75"}}, "on_exit is '75'"),
         ({"task": {**ECHO, "comand": "x"}}, "unknown key 'comand' in task"),
         ({"task": {"type": "task", "name": "jobs_dir.ad"}}, "Did you mean 'jobs_dir.add'?"),
         ({"task": {"type": "task", "name": "jobs_dir.add", "inputs": {"c": 1}}}, "jobs_dir.add"),

@@ -177,6 +177,26 @@ def test_what_has_begun_in_time_may_be_tried_again_later(ledger, clock):
     assert start(ledger, job.id) is not None
 
 
+def test_what_was_claimed_and_could_not_begin_has_still_to_begin_in_time(ledger, clock):
+    job = add(ledger, intent(expires_s=30.0))[0].job
+    start(ledger, job.id)
+    clock.now += 40
+    assert ledger.expirable(10) == []
+    ledger.apply(lifecycle.release(job.id, attempt=1, note="no slot", begun=False))
+    assert start(ledger, job.id) is None
+    assert [late.id for late in ledger.expirable(10)] == [job.id]
+
+
+def test_what_was_tried_before_may_wait_for_a_slot_as_long_as_it_takes(ledger, clock):
+    job = add(ledger, intent(expires_s=30.0, max_attempts=2))[0].job
+    ledger.apply(lifecycle.fail(start(ledger, job.id).job, error=ErrorInfo("E", "x"), wait_s=0.0))
+    start(ledger, job.id)
+    ledger.apply(lifecycle.release(job.id, attempt=2, note="no slot", begun=False))
+    clock.now += 40
+    assert ledger.expirable(10) == []
+    assert start(ledger, job.id) is not None
+
+
 def test_a_job_that_is_held_from_the_start_is_not_published(ledger):
     job = add(ledger, intent(held="struck"))[0].job
     assert (job.publishes, job.held, start(ledger, job.id), ledger.publishable(10)) == (0, "struck", None, [])

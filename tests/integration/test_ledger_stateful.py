@@ -111,9 +111,12 @@ class LedgerMachine(RuleBasedStateMachine):
         delay_s=st.sampled_from([0.0, 30.0]),
         note=st.sampled_from([None, "no worker knows t"]),
         held=st.sampled_from([None, None, "paused"]),
+        begun=st.booleans(),
     )
-    def release(self, mine: Job, delay_s, note, held):
-        self.pair.apply(lifecycle.release(mine.id, attempt=mine.attempt, delay_s=delay_s, note=note, held=held))
+    def release(self, mine: Job, delay_s, note, held, begun):
+        self.pair.apply(
+            lifecycle.release(mine.id, attempt=mine.attempt, delay_s=delay_s, note=note, held=held, begun=begun)
+        )
 
     @rule(mine=attempts)
     def stop(self, mine: Job):

@@ -12,11 +12,13 @@ from ledger_oracle import GRACE_S, KINDS, Clock, open_kind
 
 from penstock import JobQueue, task
 from penstock.core.base import Ledger
+from penstock.core.config import Config
 from penstock.job import lifecycle
 from penstock.job.models import Intent, JobQuery
 from penstock.job.slots import slots_entry
 from penstock.slots import HOLDERS, Slots
 from penstock.sources.decorators import TASKS
+from penstock.testing.harness import CALM, wait_until
 
 LEASE_S = 60.0
 numbers = count(1)
@@ -223,6 +225,28 @@ def test_a_worker_keeps_to_the_limit_and_runs_all(tmp_path, colour):
     finally:
         TASKS.discard("load")
         TASKS.discard("aload")
+
+
+def test_who_waits_too_long_for_a_slot_has_expired(tmp_path):
+    let_go = threading.Event()
+
+    @task(name="hog", limits={"db": 1})
+    def hog() -> None:
+        let_go.wait(20)
+
+    config = Config(backend="huey+sqlite:///q.db", ledger="sqlite:///ledger.db", sweep=CALM)
+    try:
+        with JobQueue(config=config, root=tmp_path) as queue, queue.worker(concurrency=2):
+            first = queue.enqueue(hog)
+            wait_until(lambda: first.state == "running")
+            second = queue.enqueue(hog.options(expires="500ms").call())
+            try:
+                assert second.wait(20).reason == "expired"
+            finally:
+                let_go.set()
+            assert first.wait(20).state == "succeeded"
+    finally:
+        TASKS.discard("hog")
 
 
 def test_a_failing_body_gives_its_slot_back_while_it_waits_to_be_tried_again(tmp_path):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from test_isolation import a_job, eventually, is_alive
 
+from penstock import Discard, JobQueue, RetryLater, Snooze
 from penstock.body import Interrupt
 from penstock.core.exceptions import ArgumentsError
 from penstock.job.models import LogLine
@@ -113,3 +115,69 @@ def test_an_inline_command_is_ended_with_all_that_it_started(tmp_path: Path) -> 
     with pytest.raises(JobInterrupted):
         execute("sh", "-c", f"sh -c 'echo $$ > {mark}; sleep 30'; true", interrupt=interrupt)
     eventually(lambda: not is_alive(int(mark.read_text())))
+
+
+# -- what an exit status asks for ---------------------------------------------------------------------------------
+
+BUSY = {75: "retry 5m", "69": "snooze 1h", 64: "discard"}
+
+
+@pytest.mark.parametrize(
+    ("status", "ask", "told"),
+    [
+        (75, RetryLater, "again in 5 m 0 s: exit status 75: the end"),
+        (69, Snooze, "again in 1 h 0 m: exit status 69: the end"),
+        (64, Discard, "exit status 64: the end"),
+        (1, CommandFailed, "exit status 1:\nthe start\nthe end"),
+    ],
+)
+def test_an_exit_status_asks_for_what_the_job_says_it_means(status: int, ask: type[Exception], told: str) -> None:
+    with pytest.raises(ask) as caught:
+        execute("sh", "-c", f"echo the start; echo the end; exit {status}", on_exit=BUSY)
+    assert str(caught.value) == told
+
+
+def test_no_exit_status_asks_for_anything_by_itself() -> None:
+    with pytest.raises(CommandFailed):
+        execute("sh", "-c", "exit 75")
+
+
+@pytest.mark.parametrize("isolation", ["inline", "process"])
+def test_a_command_that_snoozes_spends_no_try(isolation: str, tmp_path: Path) -> None:
+    once = f"test -e {tmp_path}/mark && exit 0; touch {tmp_path}/mark; echo no file yet; exit 69"
+    with JobQueue("inline://", ledger="memory://", root=tmp_path) as queue:
+        job = queue.enqueue_command(["sh", "-c", once], on_exit={69: "snooze 1s"}, isolation=isolation)
+        assert (job.state, job.job.note) == ("blocked", "exit status 69: no file yet")
+        assert job.wait(30).state == "succeeded"
+        assert (job.job.attempt, job.job.errors) == (2, 0)
+
+
+def test_a_command_that_asks_for_later_spends_a_try_whatever_the_rules_say(tmp_path: Path) -> None:
+    with JobQueue("inline://", ledger="memory://", root=tmp_path) as queue:
+        job = queue.enqueue_command(
+            ["sh", "-c", "exit 75"], on_exit={75: "retry 10ms"}, max_attempts=3, discard_on="CommandFailed"
+        )
+        assert job.wait(30).reason == "error"
+        assert job.job.error is not None
+        assert (job.job.attempt, job.job.error.type) == (3, "RetryLater")
+
+
+@pytest.mark.parametrize(
+    ("on_exit", "told"),
+    [
+        ({0: "retry 1s"}, "0 is not an exit status"),
+        ({256: "discard"}, "256 is not an exit status"),
+        ({True: "discard"}, "True is not an exit status"),
+        ({"busy": "discard"}, "'busy' is not an exit status"),
+        ({"\u0667\u0665": "discard"}, "is not an exit status"),
+        ({75: "later"}, "exit status 75: 'later' says nothing of what is to come; write 'retry 5m'"),
+        ({75: "retry"}, "exit status 75: 'retry' says nothing"),
+        ({75: "retry soon"}, "exit status 75: 'soon' is not a duration"),
+        ({75: "snooze -5m"}, "is negative"),
+        ({75: 300}, "300 for exit status 75 is not a text"),
+        ("75=retry 5m", "write a table"),
+    ],
+)
+def test_an_exit_status_that_would_mean_nothing_is_refused(on_exit: Any, told: str) -> None:
+    with pytest.raises(ArgumentsError, match=re.escape(told)):
+        command_spec(["true"], on_exit=on_exit)

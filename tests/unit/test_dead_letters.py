@@ -65,11 +65,31 @@ def test_inputs_that_do_not_fit_are_refused_and_the_letter_stays(queue, divide, 
     assert ids(queue.dead_letters()) == [failed.id]
 
 
-def test_a_command_s_input_cannot_be_changed(queue):
-    failed = queue.enqueue_command(["false"])
-    with pytest.raises(InvalidJobError, match="is a command, whose input cannot be changed"):
-        queue.requeue(failed.id, inputs={"a": 1})
-    assert queue.requeue(failed.id).outcome == "created"
+def test_a_command_is_put_right_by_its_parts(queue, tmp_path):
+    failed = queue.enqueue_command(["sh", "-c", 'echo "$WHO"; exit 1'], env={"WHO": "ada"}, isolation="inline")
+    again = queue.requeue(failed.id, inputs={"argv": ["sh", "-c", 'echo "$WHO"; pwd'], "cwd": str(tmp_path)})
+    assert again.result()["output"] == f"ada\n{tmp_path}\n"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "told"),
+    [
+        ({"arg": ["true"]}, "Did you mean 'argv'"),
+        ({"argv": "true"}, "not a line for a shell"),
+        ({"argv": 5}, "do not fit"),
+        ({"argv": []}, "at least the name of a program"),
+        ({"cwd": 5}, "do not fit"),
+        ({"env": {"A": 1}}, "not a str"),
+        ({"env": "A=1"}, "do not fit"),
+        ({"on_exit": {"75": "later"}}, "says nothing"),
+        (5, "is not a mapping"),
+    ],
+)
+def test_parts_that_are_no_command_s_are_refused_and_the_letter_stays(queue, inputs, told):
+    failed = queue.enqueue_command(["false"], isolation="inline")
+    with pytest.raises(InvalidJobError, match=told):
+        queue.requeue(failed.id, inputs=inputs)
+    assert ids(queue.dead_letters()) == [failed.id]
 
 
 def test_options_are_changed_and_all_others_stay(queue, divide):
@@ -168,7 +188,7 @@ def letters(queue, divide):
     def other() -> None:
         raise OSError("disk")
 
-    made = [queue.enqueue(divide, number, 0) for number in range(3)]
+    made = [queue.enqueue(divide, number, 0, metadata={"team": "etl", "n": str(number)}) for number in range(3)]
     return [*made, queue.enqueue(other)]
 
 
@@ -180,6 +200,9 @@ def letters(queue, divide):
         ({"task": "letters.*"}, 4),
         ({"queue": "else"}, 1),
         ({"tag": "sum"}, 3),
+        ({"metadata": {"team": "etl"}}, 3),
+        ({"metadata": {"team": "etl", "n": "2"}, "since": "1h", "tag": "sum"}, 1),
+        ({"metadata": {"team": "web"}}, 0),
         ({"since": "1h"}, 4),
         ({"since": "0s"}, 0),
         ({"reason": "error"}, 4),
@@ -198,6 +221,7 @@ def test_letters_are_found_by(queue, letters, filters, count):
         ({"taks": "a"}, "Did you mean 'task'"),
         ({"reason": "eror"}, "Did you mean 'error'"),
         ({"since": "soon"}, "since: "),
+        ({"metadata": "team"}, "metadata: 'team' is not a mapping"),
     ],
 )
 def test_a_filter_that_makes_no_sense_is_told(queue, filters, told):

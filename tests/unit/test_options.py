@@ -34,6 +34,7 @@ from penstock.options import JobOptions, intent
         ("backoff", "10m..10s", "must be positive and grow"),
         ("isolation", "thread", "neither 'inline' nor 'process'"),
         ("tags", [""], "is not a tag"),
+        ("tags", 5, "5 is neither a tag nor several"),
         ("metadata", {"a": 1}, "must be texts"),
     ],
 )

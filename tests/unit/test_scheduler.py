@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from penstock import JobQueue, Run, task
 from penstock.core.config import Config
 from penstock.core.exceptions import InvalidJobError, ScheduleDeclaredError, ScheduleNotFoundError
+from penstock.declared import declare
 from penstock.job import lifecycle
 from penstock.job.models import ErrorInfo, JobQuery
 from penstock.job.rules import After
@@ -375,6 +377,17 @@ def test_a_paused_schedule_stays_paused_when_it_is_deployed_again(queue, sales):
     schedule = queue.schedules.get("sales")
     assert schedule.pause is not None
     assert schedule.plan.overlap == "allow"
+
+
+def test_a_declared_command_may_say_what_its_exit_statuses_ask_for(tmp_path):
+    table = {"command": ["./sync.sh"], "every": "1h", "on_exit": {"75": "retry 5m"}}
+    wrong = {"task": "sales", "every": "1h", "on_exit": {"75": "retry 5m"}}
+    config = Config(backend="inline://", ledger="memory://", schedules={"sync": table, "wrong": wrong})
+    with JobQueue(config=config, root=tmp_path) as queue:
+        told = declare(queue)
+        plan = queue.schedules.get("sync").plan
+    assert msgspec.json.decode(plan.template.spec)["on_exit"] == {"75": "retry 5m"}
+    assert "on_exit is for a command" in told["wrong"]
 
 
 def test_what_a_file_no_longer_declares_is_gone(queue, sales):

@@ -168,6 +168,19 @@ def test_a_schedule_has_no_rule_of_uniqueness(queue, report):
         queue.schedule(report, every="1h", inputs={"customer": "a"}, unique=True)
 
 
+def test_the_jobs_of_a_schedule_do_not_expire_at_one_instant(queue, report):
+    with pytest.raises(InvalidScheduleError, match=r"^expires takes a duration here"):
+        queue.schedule(report, every="1h", inputs={"customer": "a"}, expires="2026-12-01T00:00Z")
+    made = queue.schedule(report, every="1h", inputs={"customer": "a"})
+    with pytest.raises(InvalidScheduleError, match=r"^expires takes a duration here"):
+        queue.schedules.update(made.name, expires="2026-12-01T00:00Z")
+
+
+def test_an_expiry_that_is_no_time_is_told_what_one_is(queue, report):
+    with pytest.raises(InvalidJobError, match="expires: 'soon' is not an ISO 8601 time; write '1h' for an hour"):
+        queue.enqueue(report, "a", expires="soon")
+
+
 def test_the_jobs_of_a_schedule_may_expire(queue, report):
     made = queue.schedule(report, every="1h", inputs={"customer": "a"}, expires="10m")
     assert made.plan.template.expires_s == 600

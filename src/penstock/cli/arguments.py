@@ -35,6 +35,25 @@ def pairs(words: Sequence[str], *, expected: Sequence[str] = ()) -> dict[str, st
     return found
 
 
+def metadata(words: Sequence[str]) -> dict[str, str] | None:
+    """Read the ``KEY=VALUE`` of ``--metadata``; None when it was not given. Raises `UsageError`."""
+    for word in words:
+        if not word.partition("=")[0] or "=" not in word:
+            raise UsageError(f"--metadata takes KEY=VALUE, such as team=etl, not {word!r}")
+    return pairs(words) or None
+
+
+def limits(words: Sequence[str]) -> dict[str, int] | None:
+    """Read the ``KEY=N`` of ``--limit``; None when it was not given. Raises `UsageError`."""
+    found: dict[str, int] = {}
+    for limit in words:
+        key, _, most = limit.rpartition("=")
+        if not key or not most.isdigit():
+            raise UsageError(f"--limit takes KEY=N, such as db:warehouse=3, not {limit!r}")
+        found[key] = int(most)
+    return found or None
+
+
 def json_object(text: str | None, option: str) -> dict[str, Any]:
     """Read the JSON object of an option. Raises `UsageError`, which says where the JSON is wrong."""
     value = json_value(text, option)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
+from penstock.cli import arguments
 from penstock.cli.failures import UsageError
 
 _JOB = Group("Job options", sort_key=50)
@@ -36,14 +37,23 @@ class JobFlags:
         tuple[str, ...], _job("An error that is tried again: NAME, or NAME=TRIES,BACKOFF; may be repeated.")
     ] = ()
     discard_on: Annotated[tuple[str, ...], _job("An error that is not tried again; may be repeated.")] = ()
+    expires: Annotated[str | None, _job("It fails if it has not begun so long after it was due, such as 1h.")] = None
+    limit: Annotated[
+        tuple[str, ...], _job("KEY=N: at most N jobs that name this key run at once; may be repeated.")
+    ] = ()
+    metadata: Annotated[tuple[str, ...], _job("KEY=VALUE that jobs can be found by; may be repeated.")] = ()
     isolation: Annotated[str | None, _job("inline or process.")] = None
     max_memory: Annotated[str | None, _job("How much address space its process may take, such as 2GB; or none.")] = None
     max_cpu: Annotated[str | None, _job("How much CPU time its process may take, such as 10m; or none.")] = None
     max_open_files: Annotated[str | None, _job("How many files its process may have open; or none.")] = None
 
     def given(self) -> dict[str, Any]:
-        """Return those that were given."""
+        """Return those that were given. Raises `UsageError`."""
         options = {name: value for name, value in _given(self).items() if value != ()}
+        if limits := arguments.limits(options.pop("limit", ())):
+            options["limits"] = limits
+        if metadata := arguments.metadata(options.pop("metadata", ())):
+            options["metadata"] = metadata
         if (most := options.get("max_open_files", "")).isdecimal():
             options["max_open_files"] = int(most)
         return options

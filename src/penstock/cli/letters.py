@@ -29,6 +29,7 @@ def dead_letters(
     task: Annotated[str | None, Parameter(name=["--task", "--name"], show_default=False)] = None,
     queue: Annotated[str | None, _OPTIONAL] = None,
     tag: Annotated[str | None, _OPTIONAL] = None,
+    metadata: Annotated[tuple[str, ...], _FLAG] = (),
     since: Annotated[str | None, _OPTIONAL] = None,
     reason: Annotated[str | None, _OPTIONAL] = None,
     limit: Annotated[int, Parameter(name=["--limit", "-n"])] = 50,
@@ -41,6 +42,7 @@ def dead_letters(
         task: Only jobs of this name; * and ? stand for any characters.
         queue: Only jobs of this queue.
         tag: Only jobs with this tag.
+        metadata: KEY=VALUE: only jobs with this entry; may be repeated.
         since: Only jobs submitted since then: 24h, or an ISO 8601 time with its zone.
         reason: Only jobs that failed by this: error, timeout, crash_loop, unknown_task, invalid, expired.
         limit: At most so many.
@@ -51,8 +53,9 @@ def dead_letters(
         raise UsageError(f"--limit takes a number over 0, not {limit}")
     opened = session.look()
     found = opened.dead_letters(
-        limit=limit, task=task, queue=queue, tag=tag, since=since_of(since, opened), reason=reason, before=before
-    )
+        limit=limit, task=task, queue=queue, tag=tag, metadata=arguments.metadata(metadata),
+        since=since_of(since, opened), reason=reason, before=before,
+    )  # fmt: skip
     now = opened.now()
     if not found and session.pretty:
         session.say("no dead letters")
@@ -71,6 +74,7 @@ def requeue(
     task: Annotated[str | None, Parameter(name=["--task", "--name"], show_default=False)] = None,
     queue: Annotated[str | None, _OPTIONAL] = None,
     tag: Annotated[str | None, _OPTIONAL] = None,
+    metadata: Annotated[tuple[str, ...], _FLAG] = (),
     since: Annotated[str | None, _OPTIONAL] = None,
     reason: Annotated[str | None, _OPTIONAL] = None,
     limit: Annotated[int | None, Parameter(name=["--limit", "-n"], show_default=False)] = None,
@@ -95,6 +99,7 @@ def requeue(
         task: Only jobs of this name; * and ? stand for any characters.
         queue: Only jobs of this queue.
         tag: Only jobs with this tag.
+        metadata: KEY=VALUE: only jobs with this entry; may be repeated.
         since: Only jobs submitted since then: 24h, or an ISO 8601 time with its zone.
         reason: Only jobs that failed by this: error, timeout, crash_loop, unknown_task, invalid, expired.
         limit: At most so many, the newest.
@@ -112,6 +117,7 @@ def requeue(
         "task": task,
         "queue": queue,
         "tag": tag,
+        "metadata": arguments.metadata(metadata),
         "since": since,
         "reason": reason,
         "limit": limit,

@@ -37,6 +37,7 @@ def jobs(
     name: Annotated[str | None, _OPTIONAL] = None,
     queue: Annotated[str | None, _OPTIONAL] = None,
     tag: Annotated[str | None, _OPTIONAL] = None,
+    metadata: Annotated[tuple[str, ...], _FLAG] = (),
     since: Annotated[str | None, _OPTIONAL] = None,
     limit: Annotated[int, Parameter(name=["--limit", "-n"])] = 50,
     before: Annotated[str | None, _OPTIONAL] = None,
@@ -50,6 +51,7 @@ def jobs(
         name: Only jobs of this name; * and ? stand for any characters.
         queue: Only jobs in this queue.
         tag: Only jobs with this tag.
+        metadata: KEY=VALUE: only jobs with this entry; may be repeated.
         since: Only jobs made within this time, such as 24h, or since an ISO 8601 time with its zone.
         limit: At most so many.
         before: Only jobs older than this id: the last one of the page before.
@@ -61,7 +63,7 @@ def jobs(
         raise UsageError(f"--limit takes a number over 0, not {limit}")
     query: dict[str, Any] = {
         "states": _states(status), "name": name, "queue": queue, "tag": tag, "limit": limit, "before": before,
-        "since": since_of(since, opened),
+        "since": since_of(since, opened), "metadata": arguments.metadata(metadata) or {},
     }  # fmt: skip
 
     def found() -> tuple[list[Job], datetime]:

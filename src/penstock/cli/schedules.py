@@ -73,6 +73,7 @@ def add(
     tasks: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     options: ScheduleFlags | None = None,
     jobs: JobFlags | None = None,
+    on_exit: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     why: Annotated[str | None, _OPTIONAL] = None,
     session: Annotated[Session, Parameter(parse=False)],
 ) -> int:
@@ -94,6 +95,7 @@ def add(
         tasks: A module or folder that holds tasks, added to those configured; may be repeated.
         options: How it behaves.
         jobs: Of each job that it makes.
+        on_exit: What an exit status of a command asks for, such as 75="retry 5m"; may be repeated.
         why: The reason, for the audit trail.
         session: Handed in by the parser.
     """
@@ -113,7 +115,7 @@ def add(
     opened = session.queue(tasks=tasks)
     call = make_call(
         opened, session.argv, meant, words, args=args, inputs=inputs, final_vars=final_vars, pipeline=pipeline,
-        task=task, options=(jobs or JobFlags()).given(),
+        task=task, options=(jobs or JobFlags()).given(), on_exit=on_exit,
     )  # fmt: skip
     given = rule_options(rule, (options or ScheduleFlags()).given())
     made, did = opened.schedules.put(call, name=name, why=why, **given)

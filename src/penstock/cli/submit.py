@@ -54,11 +54,13 @@ def enqueue(
     backoff: Annotated[str | None, _option("--backoff")] = None,
     retry_on: Annotated[tuple[str, ...], _option("--retry-on")] = (),
     discard_on: Annotated[tuple[str, ...], _option("--discard-on")] = (),
+    on_exit: Annotated[tuple[str, ...], _option("--on-exit")] = (),
     isolation: Annotated[str | None, _option("--isolation")] = None,
     max_memory: Annotated[str | None, _option("--max-memory")] = None,
     max_cpu: Annotated[str | None, _option("--max-cpu")] = None,
     max_open_files: Annotated[int | None, _option("--max-open-files")] = None,
     tag: Annotated[tuple[str, ...], _option("--tag")] = (),
+    metadata: Annotated[tuple[str, ...], _option("--metadata")] = (),
     session: Annotated[Session, Parameter(parse=False)],
 ) -> int:
     """Submit a task, a pipeline, or, behind --, a command.
@@ -93,11 +95,13 @@ def enqueue(
         backoff: How long to wait between tries, such as 10s..10m.
         retry_on: An error that is tried again: NAME, or NAME=TRIES,BACKOFF to count it for itself; may be repeated.
         discard_on: An error that is not tried again; may be repeated.
+        on_exit: What an exit status of a command asks for, such as 75="retry 5m", 69="snooze 1h"; may be repeated.
         isolation: inline or process.
         max_memory: How much address space its process may take, such as 2GB; or none.
         max_cpu: How much CPU time its process may take, such as 10m; or none.
         max_open_files: How many files its process may have open.
         tag: A tag; may be repeated.
+        metadata: KEY=VALUE that jobs can be found by; may be repeated.
         session: Handed in by the parser.
     """
     if delay is not None and at is not None:
@@ -106,14 +110,15 @@ def enqueue(
     opened = session.queue(tasks=tasks)
     call = make_call(
         opened, session.argv, name, words, args=args, inputs=inputs, final_vars=final_vars,
-        pipeline=pipeline, task=task,
+        pipeline=pipeline, task=task, on_exit=on_exit,
         options={
             "queue": queue, "priority": priority, "delay": delay, "at": at, "key": key, "max_attempts": max_attempts,
             "unique": _unique(unique, unique_for), "on_conflict": on_conflict, "expires": expires,
-            "limits": _limits(limit),
+            "limits": arguments.limits(limit),
             "max_crashes": max_crashes, "timeout": timeout, "backoff": backoff, "isolation": isolation,
             "retry_on": retry_on or None, "discard_on": discard_on or None,
             "max_memory": max_memory, "max_cpu": max_cpu, "max_open_files": max_open_files, "tags": tag or None,
+            "metadata": arguments.metadata(metadata),
         },
     )  # fmt: skip
     with opened.captured(echo=session.verbose > 0):
@@ -136,6 +141,7 @@ def run(
     tasks: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     max_attempts: Annotated[int | None, _option("--max-attempts")] = None,
     timeout: Annotated[str | None, _option("--timeout")] = None,
+    on_exit: Annotated[tuple[str, ...], _option("--on-exit")] = (),
     isolation: Annotated[str | None, _option("--isolation")] = None,
     max_memory: Annotated[str | None, _option("--max-memory")] = None,
     max_cpu: Annotated[str | None, _option("--max-cpu")] = None,
@@ -159,6 +165,7 @@ def run(
         tasks: A module or folder that holds tasks, added to those configured; may be repeated.
         max_attempts: How many tries; the first counts.
         timeout: How long a try may take, such as 5m; or none.
+        on_exit: What an exit status of a command asks for, such as 75="retry 5m"; may be repeated.
         isolation: inline (in this very process; for a debugger) or process.
         max_memory: How much address space its process may take, such as 2GB; or none.
         max_cpu: How much CPU time its process may take, such as 10m; or none.
@@ -169,7 +176,7 @@ def run(
     opened = session.queue(tasks=tasks)
     call = make_call(
         opened, session.argv, name, words, args=args, inputs=inputs, final_vars=final_vars,
-        pipeline=pipeline, task=task,
+        pipeline=pipeline, task=task, on_exit=on_exit,
         options={
             "max_attempts": max_attempts, "timeout": timeout, "isolation": isolation, "max_memory": max_memory,
             "max_cpu": max_cpu, "max_open_files": max_open_files, "tags": tag or None,
@@ -191,6 +198,7 @@ def make_call(
     pipeline: bool,
     task: bool,
     options: dict[str, Any],
+    on_exit: Sequence[str] = (),
 ) -> Call:
     """Return the call that a command line means. Raises `UsageError` and `InvalidJobError`."""
     options = {name: value for name, value in options.items() if value is not None}
@@ -199,7 +207,9 @@ def make_call(
             raise UsageError("a command stands alone behind --; job options stand before it")
         if not argv:
             raise UsageError("no command behind --; write: penstock enqueue -- ls -l")
-        return queue.command(list(argv), **options)
+        return queue.command(list(argv), on_exit=_on_exit(on_exit), **options)
+    if on_exit:
+        raise UsageError("--on-exit is for a command behind --")
     if name is None:
         raise UsageError("what is to run? Write a task's or a pipeline's name, or -- and a command")
     if pipeline and task:
@@ -284,14 +294,11 @@ def _unique(by: str | None, period: str | None) -> dict[str, Any] | None:
     return {"by": names} if period is None else {"by": names, "period": period}
 
 
-def _limits(limits: tuple[str, ...]) -> dict[str, int] | None:
-    found: dict[str, int] = {}
-    for limit in limits:
-        key, _, most = limit.rpartition("=")
-        if not key or not most.isdigit():
-            raise UsageError(f"--limit takes KEY=N, such as db:warehouse=3, not {limit!r}")
-        found[key] = int(most)
-    return found or None
+def _on_exit(given: Sequence[str]) -> dict[Any, str]:
+    for one in given:
+        if "=" not in one:
+            raise UsageError(f"--on-exit takes STATUS=WHAT, such as 75='retry 5m', not {one!r}")
+    return {status.strip(): asked for status, _, asked in (one.partition("=") for one in given)}
 
 
 def _due(handle: JobHandle, now: Any) -> str:

@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 
 from penstock.core.durations import Duration, format_duration, parse_duration_s
 
+FORMS = "'retry 5m', 'snooze 5m' or 'discard'"
+
 
 class Ask(Exception):  # noqa: N818 - no error: the body says what it wants
     """Base of the three: one ``except Ask: raise`` lets them through a body's own ``except Exception``."""
@@ -57,3 +59,20 @@ class Discard(Ask):
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+def parse_ask(text: str, reason: str = "") -> Ask:
+    """Read in words what a body in Python would raise: ``"retry 5m"``, ``"snooze 5m"`` or ``"discard"``.
+
+    Raises:
+        ValueError: none of these; the message shows the forms.
+    """
+    match text.split(maxsplit=1):
+        case ["retry", delay]:
+            return RetryLater(delay, reason)
+        case ["snooze", delay]:
+            return Snooze(delay, reason)
+        case ["discard"]:
+            return Discard(reason)
+        case _:
+            raise ValueError(f"{text!r} says nothing of what is to come; write {FORMS}")

@@ -86,7 +86,7 @@ class Guard(StrEnum):
     SEEN = "seen"  # nobody published since the writer looked
     OLD = "old"  # finished longer ago than the retention
     HELD = "held"  # it is held for the very reason that the writer has seen
-    FRESH = "fresh"  # it began before, or may still begin
+    FRESH = "fresh"  # it may still begin, or began before
     STALE = "stale"  # it never began, and may no longer
 
 
@@ -149,6 +149,8 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     """Why a queued job waits, for people; cleared by the next claim."""
     held: str | None = None
     """Why the job is not admitted from now on; for ADMIT, why it has not been."""
+    begun: bool = True
+    """For RELEASE: whether the body began. A job whose body never did still has to begin by its time."""
 
 
 def claim(job_id: str, *, owner: str, lease_s: float) -> Transition:
@@ -210,7 +212,13 @@ def fail(
 
 
 def release(
-    job_id: str, *, attempt: int, delay_s: float = 0.0, note: str | None = None, held: str | None = None
+    job_id: str,
+    *,
+    attempt: int,
+    delay_s: float = 0.0,
+    note: str | None = None,
+    held: str | None = None,
+    begun: bool = True,
 ) -> Transition:
     """T6: the owner hands the job back unfinished (shutdown, task unknown here, not admitted); no budget is spent."""
     return Transition(
@@ -222,6 +230,7 @@ def release(
         delay_s=delay_s,
         note=note,
         held=held,
+        begun=begun,
     )
 
 

@@ -154,7 +154,7 @@ class Job(_Asked, frozen=True, kw_only=True):
     held: str | None = None
     """Why the job is not admitted; None when it is."""
     expires_at: datetime | None = None
-    """A job that has not begun by then has failed."""
+    """A job that has not begun by then has failed; None too once it has begun and waits again."""
     note: str | None = None
     """Why the job waits although it is admitted, for people."""
     published_at: datetime | None = None

@@ -26,7 +26,7 @@ class Given(NamedTuple):
 
 
 def _is_stale(job: Job, given: Given) -> bool:
-    return job.attempt == 0 and job.expires_at is not None and job.expires_at < given.now
+    return job.expires_at is not None and job.expires_at < given.now
 
 
 GUARD_HOLDS: Mapping[Guard, Callable[[Job, Given], bool]] = {
@@ -91,6 +91,8 @@ def changes_of(job: Job, transition: Transition, to: State, seconds: float) -> C
         changes |= {"error": error, "reason": reason}
     if to is State.QUEUED and event not in rows.STAYING:
         changes |= {"scheduled_at": due_at, "publish_due_at": due_at, "published_at": None}
+        if transition.begun:
+            changes["expires_at"] = None
         if event is Event.RELEASE:
             changes |= {"note": transition.note, "held": transition.held}
     if to.final:

@@ -129,6 +129,7 @@ class PostgresLedger(Ledger):
             result=t.result,
             note=shown(t.note),
             held=shown(t.held),
+            begun=t.begun,
         )
 
     def purge(self, state: State, *, older_than_s: float, limit: int) -> list[str]:

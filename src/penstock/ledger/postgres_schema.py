@@ -122,8 +122,7 @@ def _version_3() -> tuple[str, ...]:
         'ALTER TABLE jobs ADD COLUMN unique_key TEXT COLLATE "C"',
         "ALTER TABLE jobs ADD COLUMN expires_at FLOAT8",
         "CREATE INDEX jobs_unique ON jobs (unique_key, id) WHERE unique_key IS NOT NULL",
-        """
-CREATE INDEX jobs_expiring ON jobs (expires_at) WHERE expires_at IS NOT NULL AND attempt = 0 AND finished_at IS NULL""",
+        "CREATE INDEX jobs_expiring ON jobs (expires_at) WHERE expires_at IS NOT NULL AND finished_at IS NULL",
     )
 
 

@@ -38,7 +38,7 @@ _TYPES = {
     "elapsed_s": "float8", "progress": "float8", "attempt": "int", "publishes": "int", "nodes_done": "int",
     "nodes_total": "int",
     "limit": "bigint", "after": "bigint", "result": "bytea", "raw": "bytea", "pushed": "bool", "queues": "text[]",
-    "ids": "text[]", "body": "bytea", "seen": "bigint", "due": "float8",
+    "begun": "bool", "ids": "text[]", "body": "bytea", "seen": "bigint", "due": "float8",
 }  # fmt: skip
 _PARAMETER = re.compile(r"(?<!:):([a-z_]+)")
 
@@ -83,7 +83,7 @@ PUBLISHABLE = (
 )
 EXPIRED = f"SELECT {sql.JOB} FROM jobs WHERE {sql.RUNNING} AND lease_until < :now ORDER BY lease_until LIMIT :limit"
 EXPIRABLE = (
-    f"SELECT {sql.JOB} FROM jobs WHERE {sql.QUEUED} AND attempt = 0 AND expires_at IS NOT NULL AND expires_at < :now "
+    f"SELECT {sql.JOB} FROM jobs WHERE {sql.QUEUED} AND expires_at IS NOT NULL AND expires_at < :now "
     "ORDER BY expires_at LIMIT :limit"
 )
 CANCEL_REQUESTS = (

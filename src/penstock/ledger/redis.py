@@ -162,6 +162,7 @@ class RedisLedger(Ledger):
             _given(t.result),
             _given(t.note),
             _given(t.held),
+            "1" if t.begun else "0",
         )
         return script, (self._row(t.job_id),), arguments
 

@@ -35,8 +35,8 @@ GUARD_LUA: Mapping[Guard, str] = {
     Guard.SEEN: "r.publishes == publishes",
     Guard.OLD: "r.finished_at and r.finished_at < now - older_than_s",
     Guard.HELD: "r.held and r.held == held",
-    Guard.FRESH: "not r.expires_at or r.expires_at >= now or r.attempt > 0",
-    Guard.STALE: "r.expires_at and r.expires_at < now and r.attempt == 0",
+    Guard.FRESH: "not r.expires_at or r.expires_at >= now",
+    Guard.STALE: "r.expires_at and r.expires_at < now",
 }
 
 UNIQUE: dict[str, str] = {
@@ -94,6 +94,7 @@ local function given(i) if ARGV[i] ~= '' then return string.sub(ARGV[i], 2) end 
 local id, attempt, publishes, lease_s, delay_s = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]),
   tonumber(ARGV[7])
 local owner, reason, err, result, note, held = given(8), given(9), given(10), given(11), given(12), given(13)
+local begun = ARGV[14] == '1'
 """
 
 _BEFORE = """
@@ -202,6 +203,10 @@ _CLAIMED = {
     "nodes_done": "nil",
     "nodes_total": "nil",
 }
+_MAY_EXPIRE = """
+if begun then put('expires_at', nil)
+elseif r.expires_at then redis.call('ZADD', P .. 'expiring', num(r.expires_at), id) end -- forgotten while it ran
+"""
 _ERRED = {"errors": "r.errors + 1", "error": "err", "reason": "reason"}
 _CRASHED = {"crashes": "r.crashes + 1", "reason": "reason"}
 _EFFECTS: Mapping[Event, Mapping[str, str]] = {
@@ -236,6 +241,8 @@ def _effects(event: Event, to: State) -> str:
     if to is State.CANCELLED:
         changes["reason"] = "nil"
     puts = [f"put('{column}', {value})" for column, value in changes.items()]
+    if to is State.QUEUED and event not in STAYING:
+        puts.append(_MAY_EXPIRE if event is Event.RELEASE else "put('expires_at', nil)")
     if event in (Event.RESCUE, Event.CRASH):
         puts.append("if err then put('error', err) end")  # the last error that was told stays
     return " ".join(puts)

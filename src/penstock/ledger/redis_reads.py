@@ -87,8 +87,8 @@ return found""")
 EXPIRABLE = Script(f"""{PRELUDE}
 local found = {{}}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'expiring', '-inf', '(' .. num(now), 'LIMIT', 0, ARGV[3])) do
-  local v = redis.call('HMGET', P .. 'job:' .. id, 'state', 'attempt')
-  if v[1] == 'queued' and tonumber(v[2] or 0) == 0 then
+  local v = redis.call('HMGET', P .. 'job:' .. id, 'state', 'expires_at')
+  if v[1] == 'queued' and v[2] then
     found[#found + 1] = redis.call('HGETALL', P .. 'job:' .. id)
   else -- it began, or is gone
     redis.call('ZREM', P .. 'expiring', id)

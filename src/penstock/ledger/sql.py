@@ -25,8 +25,8 @@ GUARD_SQL: Mapping[Guard, str] = {
     Guard.SEEN: "publishes = :publishes",
     Guard.OLD: "finished_at < :now - :older_than_s",
     Guard.HELD: "held = :held",
-    Guard.FRESH: "(expires_at IS NULL OR expires_at >= :now OR attempt > 0)",
-    Guard.STALE: "expires_at < :now AND attempt = 0",
+    Guard.FRESH: "(expires_at IS NULL OR expires_at >= :now)",
+    Guard.STALE: "expires_at < :now",
 }
 
 JOB = ", ".join(COLUMNS)
@@ -175,8 +175,10 @@ def _effects(event: Event, to: State) -> dict[str, str]:
     changes = {"state": f"'{to}'", **_EFFECTS[event]}
     if to is State.QUEUED and event not in STAYING:
         changes |= {"scheduled_at": ":due_at", "publish_due_at": ":due_at", "published_at": "NULL"}
+        changes["expires_at"] = "NULL"  # it has begun
         if event is Event.RELEASE:
-            changes |= {"note": ":note", "held": ":held"}
+            kept = "CASE WHEN :begun THEN NULL ELSE expires_at END"
+            changes |= {"note": ":note", "held": ":held", "expires_at": kept}
     if to.final:
         changes["finished_at"] = ":now"
     if to is State.CANCELLED:

@@ -40,7 +40,7 @@ _PUBLISHABLE = (
 )
 _EXPIRED = f"SELECT {sql.JOB} FROM jobs WHERE {sql.RUNNING} AND lease_until < ? ORDER BY lease_until LIMIT ?"
 _EXPIRABLE = (
-    f"SELECT {sql.JOB} FROM jobs WHERE {sql.QUEUED} AND attempt = 0 AND expires_at IS NOT NULL AND expires_at < ? "
+    f"SELECT {sql.JOB} FROM jobs WHERE {sql.QUEUED} AND expires_at IS NOT NULL AND expires_at < ? "
     "ORDER BY expires_at LIMIT ?"
 )
 _CANCEL_REQUESTS = (
@@ -196,6 +196,7 @@ class SqliteLedger(Ledger):
                 "result": transition.result,
                 "note": transition.note,
                 "held": transition.held,
+                "begun": transition.begun,
             },
         ).fetchall()
 

@@ -108,8 +108,7 @@ def _version_3() -> tuple[str, ...]:
         "ALTER TABLE jobs ADD COLUMN unique_key TEXT",
         "ALTER TABLE jobs ADD COLUMN expires_at REAL",
         "CREATE INDEX jobs_unique ON jobs (unique_key, id) WHERE unique_key IS NOT NULL",
-        """
-CREATE INDEX jobs_expiring ON jobs (expires_at) WHERE expires_at IS NOT NULL AND attempt = 0 AND finished_at IS NULL""",
+        "CREATE INDEX jobs_expiring ON jobs (expires_at) WHERE expires_at IS NOT NULL AND finished_at IS NULL",
     )
 
 

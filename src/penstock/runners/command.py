@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import shlex
 import signal
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
+from penstock.core.asks import FORMS, parse_ask
 from penstock.core.config import SecurityConfig
-from penstock.core.exceptions import ArgumentsError, InvalidJobError, PenstockError
+from penstock.core.exceptions import ArgumentsError, InvalidJobError, PenstockError, did_you_mean
 from penstock.core.running import Runner
 from penstock.job.limits import limits_of
 from penstock.lines import printable
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 OUTPUT_MAX_BYTES = 8 * 1024
 """How much of the end of the output goes into the result, and into the error."""
 
+_NUMBER = re.compile(r"\d{1,3}", re.ASCII)
 _LOOK_EVERY_S = 0.2
 _STRAGGLERS_S = 0.5
 """How long the output of processes that outlive the program is still read."""
@@ -52,16 +55,24 @@ class CommandSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     argv: tuple[str, ...]
     cwd: str | None = None
     env: dict[str, str] = {}
+    on_exit: dict[str, str] = {}
+    """What an exit status asks for, as `parse_ask` reads it; of all others but 0 the job has failed."""
 
 
 _decoder = msgspec.json.Decoder(CommandSpec)
 
 
-def command_spec(argv: Sequence[str], *, cwd: str | None = None, env: Mapping[str, str] | None = None) -> CommandSpec:
+def command_spec(
+    argv: Sequence[str],
+    *,
+    cwd: str | None = None,
+    env: Mapping[str, str] | None = None,
+    on_exit: Mapping[Any, str] | None = None,
+) -> CommandSpec:
     """Check a call.
 
     Raises:
-        ArgumentsError: ``argv`` is a string, or anything in the call is not text.
+        ArgumentsError: ``argv`` is a string, anything in the call is not text, or ``on_exit`` means nothing.
     """
     line: Any = argv  # a str is a sequence of str, which no annotation can tell apart
     if isinstance(line, str | bytes):
@@ -86,7 +97,25 @@ def command_spec(argv: Sequence[str], *, cwd: str | None = None, env: Mapping[st
             raise ArgumentsError(f"{what} of the command is {value!r}, not a str")
         if "\0" in value:
             raise ArgumentsError(f"{what} of the command holds a NUL character")
-    return CommandSpec(words, cwd, dict(env or {}))
+    return CommandSpec(words, cwd, dict(env or {}), _on_exit({} if on_exit is None else on_exit))
+
+
+def _on_exit(given: Mapping[Any, str]) -> dict[str, str]:
+    if not isinstance(given, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - it may come from a file
+        raise ArgumentsError(f"on_exit is {given!r}; write a table of exit statuses: {{75: 'retry 5m'}}")
+    found: dict[str, str] = {}
+    for status, asked in given.items():
+        number = int(status) if isinstance(status, str) and _NUMBER.fullmatch(status) else status
+        if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= 255:
+            raise ArgumentsError(f"on_exit: {status!r} is not an exit status of a program that failed: 1 to 255")
+        if not isinstance(asked, str):  # pyright: ignore[reportUnnecessaryIsInstance] - it may come from a file
+            raise ArgumentsError(f"on_exit: {asked!r} for exit status {number} is not a text; write {FORMS}")
+        try:
+            parse_ask(asked)
+        except ValueError as error:
+            raise ArgumentsError(f"on_exit: exit status {number}: {error}") from None
+        found[str(number)] = asked
+    return found
 
 
 class CommandRunner(Runner):
@@ -113,18 +142,29 @@ class CommandRunner(Runner):
         """See `Runner.prepare_child`."""
         self._allowed = tuple(setup["command_env"])
 
+    def edited(self, job: Job, inputs: Mapping[str, Any]) -> CommandSpec:
+        """See `Runner.edited`; the inputs of a command are the fields of its spec."""
+        spec = msgspec.structs.asdict(_spec_of(job))
+        for name in inputs:
+            if name not in spec:
+                raise ArgumentsError(
+                    f"a command has no input {name!r}; there are: {', '.join(spec)}.{did_you_mean(name, spec)}"
+                )
+        try:
+            return command_spec(**{**spec, **inputs})
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ArgumentsError(f"the inputs of a command do not fit: {error}") from None
+
     def execute(self, job: Job, run: Run) -> dict[str, Any]:
         """See `Runner.execute`.
 
         Raises:
-            CommandFailed: the exit status is not 0; with the end of the output.
+            Ask: the exit status is one of ``on_exit``; with the last line of the output.
+            CommandFailed: the exit status is another than 0; with the end of the output.
             CommandNotFoundError: the program or its folder is not there.
             LimitNotPossibleError: the job has a limit that cannot be kept here.
         """
-        try:
-            spec = _decoder.decode(job.spec)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ArgumentsError(f"the command of job {job.id} cannot be read: {error}") from None
+        spec = _spec_of(job)
         limits = limits_of(job)
         program = _Program(spec, run, confiner(limits), {**allowed_env(os.environ, self._allowed), **spec.env})
         try:
@@ -138,8 +178,18 @@ class CommandRunner(Runner):
         if status != 0:
             told = f":\n{output.rstrip()}" if output.strip() else ", without any output"
             why = f" (its limits: {limits})" if limits is not None else ""
+            if (asked := spec.on_exit.get(str(status))) is not None:
+                last = output.strip().rpartition("\n")[2]
+                raise parse_ask(asked, f"{_status(status)}: {last}" if last else _status(status))
             raise CommandFailed(f"{_status(status)}{why}{told}")
         return {"exit_code": status, "output": output}
+
+
+def _spec_of(job: Job) -> CommandSpec:
+    try:
+        return _decoder.decode(job.spec)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ArgumentsError(f"the command of job {job.id} cannot be read: {error}") from None
 
 
 def allowed_env(env: Mapping[str, str], allowed: Sequence[str]) -> dict[str, str]:
