@@ -193,6 +193,32 @@ def test_what_a_dependency_sets_in_its_context_is_set_for_the_body(queue):
     assert queue.enqueue(reads).result(10) == "ada"
 
 
+def test_what_a_sync_dependency_sets_in_its_context_it_can_reset(queue):
+    place: contextvars.ContextVar[str] = contextvars.ContextVar("place", default="nowhere")
+
+    @contextmanager
+    def at(there: str):
+        token = place.set(there)
+        try:
+            yield
+        finally:
+            place.reset(token)
+            left.append(place.get())
+
+    @task
+    def here(outer: None = Depends(at, there="outer"), inner: None = Depends(at, there="inner")) -> str:
+        return place.get()
+
+    @task
+    async def ahere(outer: None = Depends(at, there="outer"), inner: None = Depends(at, there="inner")) -> str:
+        return place.get()
+
+    for body in (here, ahere):
+        left: list[str] = []
+        assert queue.enqueue(body).result(10) == "inner"
+        assert left == ["outer", "nowhere"]
+
+
 def test_one_resource_is_opened_once_for_all_that_ask_for_it(queue):
     opened: list[int] = []
 
