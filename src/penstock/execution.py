@@ -26,6 +26,7 @@ from penstock.heart import Heart, Owned
 from penstock.job import lifecycle
 from penstock.job.lifecycle import Event, Transition
 from penstock.job.models import ErrorInfo, Job, LogLine, Message
+from penstock.logged import log_call
 from penstock.refusals import Refusals
 from penstock.run import JobInterrupted, Run, current_run
 from penstock.runners import runner_for, surrounded
@@ -221,6 +222,7 @@ class Execution:
 
     def _body(self, owned: Owned) -> Ended:
         job = owned.job
+        log_call(job)
         runner = runner_for(job.kind)
         if self._apart(job):
             around = {} if self._home is None else self._home().around_setup()
@@ -247,6 +249,7 @@ class Execution:
 
     async def _abody(self, owned: Owned) -> Ended:
         job = owned.job
+        log_call(job)
         runner = runner_for(job.kind)
         run = self._begin(owned)
         token = current_run.set(run)
