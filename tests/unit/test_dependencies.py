@@ -98,6 +98,17 @@ def test_a_dependency_on_an_argument_that_there_is_not_is_refused_when_the_task_
         def show(name: str, found: str = Depends(account)) -> None: ...
 
 
+def test_a_dependency_may_ask_for_what_was_passed_beyond_the_parameters(queue: JobQueue):
+    def account(user: str = TaskArgument()) -> str:
+        return f"account of {user}"
+
+    @task
+    def show(found: str = Depends(account), **more: str) -> list[Any]:
+        return [found, more]
+
+    assert queue.enqueue(show, user="ada").result(10) == ["account of ada", {"user": "ada"}]
+
+
 def test_two_of_what_there_may_be_one_of_are_refused():
     with pytest.raises(ConfigError, match="Only one Retry"):
 

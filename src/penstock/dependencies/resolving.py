@@ -52,7 +52,7 @@ def call(
     async def scope(caller: Any) -> Any:
         for needed in around.admissions if around else ():
             await in_body_thread(needed.admit, run.job, None)
-        async with resolved_dependencies(wanted, given) as resolved:
+        async with resolved_dependencies(wanted, {**_beyond(fn, given, declared), **given}) as resolved:
             for value in resolved.values():
                 if isinstance(value, FailedDependency):
                     value.error.add_note(f"raised by {plain_name(value.parameter)}")
@@ -62,6 +62,12 @@ def call(
             return await _handled(lambda: body(*bound.args, **bound.kwargs), declared, resolved, run)
 
     return run.home.loops.arun(scope) if is_async else run.home.loops.run(scope)
+
+
+def _beyond(fn: Callable[..., Any], given: dict[str, Any], declared: Declared) -> dict[str, Any]:
+    """Return what was passed beyond the parameters, to ``**more``, by name: nothing that takes a dependency's place."""
+    beyond = (given.get(p.name, {}) for p in inspect.signature(fn).parameters.values() if p.kind is p.VAR_KEYWORD)
+    return {name: value for more in beyond for name, value in more.items() if name not in declared.supplied}
 
 
 def _bound(fn: Callable[..., Any], arguments: dict[str, Any]) -> inspect.BoundArguments:
