@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from penstock.job.models import LogLine, Outcome, Ref
     from penstock.job.retries import RetryPolicy, RetryRule
     from penstock.job.unique import UniquePolicy
+    from penstock.logged import Logged
     from penstock.run import Run
     from penstock.sources.decorators import Call, Task, task
     from penstock.sources.scheduled import schedule
@@ -98,6 +99,7 @@ _HOMES = {
     "JobNotFoundError": "core.exceptions",
     "JobQueue": "client",
     "LogLine": "job.models",
+    "Logged": "logged",
     "NodeChange": "job.events",
     "Outcome": "job.models",
     "PenstockError": "core.exceptions",
@@ -157,6 +159,7 @@ __all__ = [  # noqa: RUF022 - the verbs and the main class first, what parameter
     "JobHandle",
     "JobNotFoundError",
     "LogLine",
+    "Logged",
     "NodeChange",
     "Outcome",
     "PenstockError",

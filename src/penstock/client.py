@@ -342,13 +342,14 @@ class JobQueue(Controls):
         max_memory: str | int | None = None,
         connect_timeout: str | float = 0,
         scheduler: bool | None = None,
+        dependencies: Mapping[str, Any] | None = None,
     ) -> Worker:
         """Return a worker: run it (`Worker.run`), or use it as a context manager to work in the background."""
         from penstock.worker import Worker
 
         return Worker(
             self, queues=queues, concurrency=concurrency, burst=burst, max_jobs=max_jobs, max_memory=max_memory,
-            connect_timeout=connect_timeout, scheduler=scheduler,
+            connect_timeout=connect_timeout, scheduler=scheduler, dependencies=dependencies,
         )  # fmt: skip
 
     def __enter__(self) -> JobQueue:

@@ -26,9 +26,10 @@ from penstock.heart import Heart, Owned
 from penstock.job import lifecycle
 from penstock.job.lifecycle import Event, Transition
 from penstock.job.models import ErrorInfo, Job, LogLine, Message
+from penstock.logged import log_call
 from penstock.refusals import Refusals
 from penstock.run import JobInterrupted, Run, current_run
-from penstock.runners import runner_for
+from penstock.runners import runner_for, surrounded
 from penstock.runners.errors import ended_by
 from penstock.stoppable import Stoppable
 from penstock.writer import Writer
@@ -221,12 +222,14 @@ class Execution:
 
     def _body(self, owned: Owned) -> Ended:
         job = owned.job
+        log_call(job)
         runner = runner_for(job.kind)
         if self._apart(job):
+            around = {} if self._home is None else self._home().around_setup()
             return self._children().run(
                 job,
                 key=runner.child_key(job),
-                setup=runner.child_setup(job),
+                setup={**runner.child_setup(job), **around},
                 emit=owned.reports.append,
                 interrupt=owned.interrupt,
                 timeout_s=job.timeout_s,
@@ -236,7 +239,7 @@ class Execution:
         try:
             stoppable = Stoppable(owned.interrupt)
             with stoppable:
-                value = runner.execute(job, run)
+                value = surrounded(runner, job, run)
             if inspect.isawaitable(value):
                 value = bridge.run_awaitable(value, owned.interrupt)
             return self._returned(runner, job, value)
@@ -246,12 +249,13 @@ class Execution:
 
     async def _abody(self, owned: Owned) -> Ended:
         job = owned.job
+        log_call(job)
         runner = runner_for(job.kind)
         run = self._begin(owned)
         token = current_run.set(run)
         loop = asyncio.get_running_loop()
         try:
-            task = asyncio.ensure_future(runner.execute(job, run))
+            task = asyncio.ensure_future(surrounded(runner, job, run))
 
             def stop(_cause: Cause) -> None:
                 loop.call_soon_threadsafe(task.cancel)

@@ -244,7 +244,7 @@ class Rooms:
         """What this process keeps for the dependencies of bodies."""
         from penstock.dependencies.home import Home
 
-        made = Home(lambda: cast("JobQueue", self))
+        made = Home(lambda: cast("JobQueue", self), self.config, self.root)
         self._closers.insert(0, made.close)
         return made
 

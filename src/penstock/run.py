@@ -19,6 +19,7 @@ from penstock.lines import MAX_BYTES, LineKeeper, printable
 
 if TYPE_CHECKING:
     from penstock.body import Cause, Emit, Interrupt, Next
+    from penstock.dependencies.around import Around
     from penstock.dependencies.home import Home
     from penstock.job.models import Job, Report
 
@@ -61,7 +62,7 @@ class Run:
         interrupt: Interrupt | None = None,
         own_process: bool = False,
         log_max_bytes: int = MAX_BYTES,
-        home: Callable[[], Home] | None = None,
+        home: Callable[[], Home] | Home | None = None,
         extend: Callable[[float], None] | None = None,
     ) -> None:
         self._job = job
@@ -120,6 +121,11 @@ class Run:
     @home.setter
     def home(self, home: Home) -> None:
         self._home = home
+
+    @property
+    def around(self) -> Around | None:
+        """What this process puts around each body, if anything."""
+        return None if self._home is None else self.home.around
 
     def extend_timeout(self, by_s: float) -> None:
         """Let the body take so much longer than was allowed; without a timeout nothing happens."""

@@ -40,7 +40,7 @@ class Plan:
     def __init__(self, fn: Callable[..., Any], name: str, signature: inspect.Signature) -> None:
         if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
             raise ArgumentsError(f"task {name} is a generator function, whose body a call does not run; return a list")
-        annotations = _annotations(fn, signature)
+        annotations = annotations_of(fn)
         self._name = name
         self._supplied = supplied(fn)
         self._run_name: str | None = None
@@ -307,16 +307,16 @@ def plan_of(fn: Callable[..., Any], name: str, signature: inspect.Signature) -> 
     return plan
 
 
-def _annotations(fn: Callable[..., Any], signature: inspect.Signature) -> dict[str, Any]:
-    """Return the resolved annotations; one that cannot be resolved stays as it is written."""
+def annotations_of(fn: Callable[..., Any], *, extras: bool = False) -> dict[str, Any]:
+    """Return the resolved annotations, with what `Annotated` adds or without; what cannot be resolved stays a text."""
     with suppress(Exception):  # an annotation may raise anything when it is evaluated; then one by one
-        return typing.get_type_hints(fn)
+        return typing.get_type_hints(fn, include_extras=extras)
     found: dict[str, Any] = {}
     names = getattr(inspect.unwrap(fn), "__globals__", {})
-    for name, parameter in signature.parameters.items():
+    for name, parameter in inspect.signature(fn).parameters.items():
         try:
             single = types.SimpleNamespace(__annotations__={name: parameter.annotation})
-            found[name] = typing.get_type_hints(single, globalns=names)[name]
+            found[name] = typing.get_type_hints(single, globalns=names, include_extras=extras)[name]
         except Exception:  # noqa: BLE001 - as above
             found[name] = parameter.annotation
     return found

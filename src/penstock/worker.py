@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,7 @@ class Worker(Runs):
         echo: bool = False,
         connect_timeout: str | float = 0,
         scheduler: bool | None = None,
+        dependencies: Mapping[str, Any] | None = None,
     ) -> None:
         """Set a worker up; nothing runs yet, nothing is connected.
 
@@ -88,6 +89,7 @@ class Worker(Runs):
             echo: also write what inline bodies print and log to this process's stderr.
             connect_timeout: for how long an engine or a ledger that does not answer is tried again at the start.
             scheduler: also make the jobs of schedules; default: as configured. One that ends by itself never does.
+            dependencies: what surrounds the body of each job; default: as configured.
         """
         config = queue.config
         self.queue = queue
@@ -106,13 +108,12 @@ class Worker(Runs):
         self._cancel_grace_s = seconds(config.lease.cancel_grace)
         self._connect_timeout_s = seconds(connect_timeout)
         self._echo = echo
+        self._dependencies = dependencies
         self._schedules = (config.worker.scheduler if scheduler is None else scheduler) and self._finish is None
         self.vitals = Vitals(
-            owner=queue.owner,
-            queues=self.queues,
-            concurrency=self.concurrency,
+            owner=queue.owner, queues=self.queues, concurrency=self.concurrency,
             patience_s=seconds(config.worker.health_patience),
-        )
+        )  # fmt: skip
         self._resting = Resting(queue, self.vitals)
         self._ready = threading.Event()
         self._done = threading.Event()
@@ -267,6 +268,7 @@ class Worker(Runs):
         self._opening = True
         try:
             execution = self.queue.execution  # opens the ledger
+            self.queue.home.surround(self._dependencies)
             self._started_at = self.queue.ledger.now()
             self._pipelines = self._rescan.pipelines()
         finally:

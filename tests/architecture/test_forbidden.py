@@ -15,6 +15,7 @@ IMPORTS_BY_NAME = {
     "runners/__init__.py": "the runners, from a table in the file",
     "runners/task.py": "the submitted function's own module, named by the parent process to its child",
     "runners/child.py": "the runner's class, named by the parent process to its child",
+    "dependencies/around.py": "the dependencies of a worker that its configuration names",
     "sources/loading.py": "the modules and files that the configuration names",
     "runners/hamilton.py": "the modules of a pipeline, within its own child process",
     "runners/flowerpower.py": "the modules of a pipeline, within its own child process",

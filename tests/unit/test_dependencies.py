@@ -98,6 +98,17 @@ def test_a_dependency_on_an_argument_that_there_is_not_is_refused_when_the_task_
         def show(name: str, found: str = Depends(account)) -> None: ...
 
 
+def test_a_dependency_may_ask_for_what_was_passed_beyond_the_parameters(queue: JobQueue):
+    def account(user: str = TaskArgument()) -> str:
+        return f"account of {user}"
+
+    @task
+    def show(found: str = Depends(account), **more: str) -> list[Any]:
+        return [found, more]
+
+    assert queue.enqueue(show, user="ada").result(10) == ["account of ada", {"user": "ada"}]
+
+
 def test_two_of_what_there_may_be_one_of_are_refused():
     with pytest.raises(ConfigError, match="Only one Retry"):
 
@@ -191,6 +202,32 @@ def test_what_a_dependency_sets_in_its_context_is_set_for_the_body(queue):
         return tenant.get()
 
     assert queue.enqueue(reads).result(10) == "ada"
+
+
+def test_what_a_sync_dependency_sets_in_its_context_it_can_reset(queue):
+    place: contextvars.ContextVar[str] = contextvars.ContextVar("place", default="nowhere")
+
+    @contextmanager
+    def at(there: str):
+        token = place.set(there)
+        try:
+            yield
+        finally:
+            place.reset(token)
+            left.append(place.get())
+
+    @task
+    def here(outer: None = Depends(at, there="outer"), inner: None = Depends(at, there="inner")) -> str:
+        return place.get()
+
+    @task
+    async def ahere(outer: None = Depends(at, there="outer"), inner: None = Depends(at, there="inner")) -> str:
+        return place.get()
+
+    for body in (here, ahere):
+        left: list[str] = []
+        assert queue.enqueue(body).result(10) == "inner"
+        assert left == ["outer", "nowhere"]
 
 
 def test_one_resource_is_opened_once_for_all_that_ask_for_it(queue):

@@ -17,7 +17,7 @@ from test_isolation import a_job
 
 from penstock import Run, task
 from penstock.core.exceptions import ArgumentsError, InvalidJobError, PayloadError, UnknownTaskError
-from penstock.job.models import Ref
+from penstock.job.models import Job, Ref
 from penstock.results import ResultStore
 from penstock.runners import runner_for
 from penstock.runners.task import TaskRunner, task_spec
@@ -50,8 +50,13 @@ def tasks_of_this_test() -> Iterator[None]:
         TASKS.discard(name)
 
 
+def a_run(job: Job) -> Run:
+    return Run(job, emit=lambda _report: None)
+
+
 def run(task: Any, *args: Any, **kwargs: Any) -> Any:
-    return TaskRunner().execute(a_job("task", task.name, task_spec(task, args, kwargs)), "the run")
+    job = a_job("task", task.name, task_spec(task, args, kwargs))
+    return TaskRunner().execute(job, a_run(job))
 
 
 @pytest.mark.parametrize(
@@ -147,26 +152,26 @@ def test_a_ref_arrives_as_itself_where_it_is_asked_for(tmp_path: Path) -> None:
 def test_the_run_is_handed_in_wherever_it_stands() -> None:
     @task
     def first(run: Run, a: int) -> Any:
-        return run, a
+        return run.name, a
 
     @task
     def middle(a: int, run: Run | None = None, b: int = 2) -> Any:
-        return run, a, b
+        return run and run.name, a, b
 
     @task
     def positional(a: int = 1, run: Run | None = None, /, b: int = 2) -> Any:
-        return run, a, b
+        return run and run.name, a, b
 
     @task
     def keyword(a: int, *, run: Run) -> Any:
-        return run, a
+        return run.name, a
 
-    assert run(first, 5) == ("the run", 5)
-    assert run(middle, 5) == ("the run", 5, 2)
-    assert run(middle, 5, 6) == ("the run", 5, 6)
-    assert run(positional) == ("the run", 1, 2)
-    assert run(positional, 5, 6) == ("the run", 5, 6)
-    assert run(keyword, 5) == ("the run", 5)
+    assert run(first, 5) == ("first", 5)
+    assert run(middle, 5) == ("middle", 5, 2)
+    assert run(middle, 5, 6) == ("middle", 5, 6)
+    assert run(positional) == ("positional", 1, 2)
+    assert run(positional, 5, 6) == ("positional", 5, 6)
+    assert run(keyword, 5) == ("keyword", 5)
 
 
 def test_the_run_cannot_be_passed_by_the_caller() -> None:
@@ -200,7 +205,7 @@ def test_an_async_function_returns_what_can_be_awaited() -> None:
 
     job = a_job("task", "later", task_spec(later, (1,), {}))
     assert TaskRunner().is_async(job)
-    assert asyncio.run(TaskRunner().execute(job, None)) == 2
+    assert asyncio.run(TaskRunner().execute(job, a_run(job))) == 2
 
 
 def test_a_generator_function_is_refused() -> None:
@@ -220,7 +225,7 @@ def test_an_unknown_task_is_missing_here_and_not_tried_again() -> None:
     TASKS.discard("gone")
     assert "gone" in str(TaskRunner().missing(job))
     with pytest.raises(UnknownTaskError) as caught:
-        TaskRunner().execute(job, None)
+        TaskRunner().execute(job, a_run(job))
     assert caught.value.retryable is False
 
 
@@ -234,7 +239,7 @@ def test_stored_arguments_that_no_longer_fit_are_refused_by_name() -> None:
     def moved(a: int) -> None: ...
 
     with pytest.raises(ArgumentsError, match="'a'"):
-        TaskRunner().execute(job, None)
+        TaskRunner().execute(job, a_run(job))
 
 
 def test_an_unknown_kind_says_which_there_are() -> None:

@@ -48,6 +48,7 @@ def worker(
     max_jobs_per_process: Annotated[int | None, _OPTION] = None,
     max_memory: Annotated[str | None, _OPTION] = None,
     task_concurrency: Annotated[tuple[str, ...], _WORDS] = (),
+    dependencies: Annotated[tuple[str, ...], _WORDS] = (),
     grace: Annotated[str | None, _OPTION] = None,
     connect_timeout: Annotated[str | None, _OPTION] = None,
     health_port: Annotated[int | None, _OPTION] = None,
@@ -75,6 +76,7 @@ def worker(
         max_jobs_per_process: Drain and end a process that had so many; with --processes another takes its place.
         max_memory: Drain and end a process that holds more, such as 500MB; with --processes another takes its place.
         task_concurrency: How many jobs of a task each process runs at once, NAME=N; may be repeated.
+        dependencies: What surrounds the body of each job, as MODULE:NAME, added to those configured.
         grace: How long a drain may take, such as 30s.
         connect_timeout: For how long to try again when engine or ledger do not answer at the start; 0: not at all.
         health_port: Answer GET /live and GET /ready there, for probes; 0: any free port, which is told.
@@ -94,6 +96,7 @@ def worker(
     config = _replaced(config, health_port=health_port, health_host=health_host, scheduler=scheduler)
     config = _with_job_files(session, config, jobs_dir, log_level)
     config = _with_bounds(config, max_memory, max_jobs_per_process, task_concurrency)
+    config = _replaced(config, dependencies=(*config.worker.dependencies, *words(dependencies)))
     bounds = _numbers("--at-most", at_most)
     count = processes or config.worker.processes
     if count > 1 and bounds:
@@ -107,6 +110,7 @@ def worker(
         }  # fmt: skip
         arguments += [f"{name}={value}" for name, value in options.items() if value is not None]
         arguments += [*_repeated("--task-concurrency", task_concurrency), *(["--until-finished"] * until_finished)]
+        arguments += _repeated("--dependencies", dependencies)
         arguments += [] if scheduler is None else ["--scheduler" if scheduler else "--no-scheduler"]
         arguments += ["--burst"] * burst
         return _several(session, config, count, arguments, ends=burst or until_finished, max_jobs=max_jobs)

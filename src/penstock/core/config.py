@@ -67,6 +67,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """A worker process that has had so many jobs drains and ends; ``--processes`` starts another."""
     task_concurrency: dict[str, int] = {}
     """How many jobs of a task or pipeline, by its name, each worker process runs at once."""
+    dependencies: tuple[str, ...] = ()
+    """What surrounds the body of each job, as ``module:name``: a ``Depends(...)`` or its like, or a mapping of some."""
     max_jobs_per_child: int = 100
     """A warm child is replaced after that many jobs."""
     scheduler: bool = True

@@ -42,6 +42,8 @@ class Runner(ABC):
     spec_type: ClassVar[type[msgspec.Struct]]
     parts: ClassVar[bool] = False
     """Whether the value is a mapping of named results, each of which is stored by itself."""
+    surrounds: ClassVar[bool] = False
+    """Whether `execute` puts what a worker's bodies are surrounded by around the body itself."""
 
     @abstractmethod
     def execute(self, job: Job, run: Any) -> Any:
@@ -55,9 +57,6 @@ class Runner(ABC):
 
     def prepare_child(self, setup: Mapping[str, Any]) -> None:  # noqa: B027 - or nothing to load
         """In a new child process: load what `child_setup` names. What it raises fails the job that waits for it."""
-
-    def end_child(self) -> None:  # noqa: B027 - or nothing to let go
-        """In a child process that is about to end: let go of what was kept for its jobs."""
 
     def missing(self, job: Job) -> str | None:
         """Say why this process cannot run the job (its task is unknown here), or None when it can."""

@@ -17,6 +17,7 @@ from penstock.core.exceptions import ConfigError
 
 if TYPE_CHECKING:
     from penstock.client import JobQueue
+    from penstock.dependencies.around import Around
     from penstock.dependencies.loops import Loops
 
 logger = logging.getLogger("penstock.dependencies")
@@ -25,14 +26,54 @@ logger = logging.getLogger("penstock.dependencies")
 class Home:
     """Opens nothing before a body asks for it. Safe from any thread."""
 
-    def __init__(self, queue: Callable[[], JobQueue]) -> None:
+    def __init__(self, queue: Callable[[], JobQueue], config: Config, root: Path) -> None:
         self._queue = queue
+        self._config = config
+        self._root = root
+        self._given: Mapping[str, Any] | None = None
+        self._around: Around | None = None
         self._engine_loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def queue(self) -> JobQueue:
         """The queue that the jobs came from."""
         return self._queue()
+
+    def surround(self, given: Mapping[str, Any] | None) -> None:
+        """Put these dependencies around each body from now on; None: those of the configuration.
+
+        Raises:
+            ConfigError: there is no such thing, or it cannot surround a body.
+        """
+        self._given, self._around = given, None
+        _ = self.around
+
+    @property
+    def around(self) -> Around | None:
+        """What surrounds each body, if anything does. Raises `ConfigError` as `surround` does."""
+        if self._around is None and (self._given or self._config.worker.dependencies):
+            from penstock.dependencies import around
+
+            if self._given is None:
+                self._around = around.named(self._config.worker.dependencies, self._root)
+            else:
+                self._around = around.Around(self._given)
+        return self._around
+
+    def around_setup(self) -> dict[str, Any]:
+        """Return what a child process needs to put the same around a body.
+
+        Raises:
+            ConfigError: it was given as objects, which stay in this process.
+        """
+        if not self.around:
+            return {}
+        if self._given is not None:
+            raise ConfigError(
+                "this job runs in a child process, which cannot have the dependencies that worker() was given: "
+                "name them in [worker] dependencies, or use isolation='inline' for it"
+            )
+        return setup_of(self._config, self._root)
 
     @cached_property
     def loops(self) -> Loops:
@@ -81,21 +122,21 @@ def child_home(setup: Mapping[str, Any]) -> Home:
     Raises:
         ConfigError: when the queue is asked for, and its ledger is in the worker's memory.
     """
+    config, root = msgspec.convert(setup["config"], Config), Path(setup["queue_root"])
     made: list[JobQueue] = []
 
     def queue() -> JobQueue:
         from penstock.client import JobQueue
 
         if not made:
-            config = msgspec.convert(setup["config"], Config)
             if config.ledger.startswith("memory:"):
                 raise ConfigError(
                     "the ledger of this queue is in the worker's memory, out of the reach of a child process; "
                     "use another ledger, or isolation='inline' for this task"
                 )
-            opened = JobQueue(config=config, root=Path(setup["queue_root"]))
+            opened = JobQueue(config=config, root=root)
             opened.has_loaded(())
             made.append(opened)
         return made[0]
 
-    return Home(queue)
+    return Home(queue, config, root)

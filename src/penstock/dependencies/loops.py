@@ -196,6 +196,8 @@ class _Pump:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._context = copy_context()
+        """One for all calls: what one has set there another may reset."""
         self._asked: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
 
     async def call(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -205,7 +207,7 @@ class _Pump:
         try:
             return await asked.answer
         finally:
-            _adopt(asked.context)
+            _adopt(self._context)
 
     def run(self, make: Callable[[_Caller], Coroutine[Any, Any, T]]) -> T:
         """See `Loops.run`."""
@@ -243,7 +245,7 @@ class _Pump:
 
     def _answer(self, asked: _Asked) -> None:
         try:
-            value = asked.context.run(asked.call)
+            value = _call_in(self._context, asked.context, asked.call)
         except BaseException as error:  # noqa: BLE001 - a body may raise anything; it goes through the scope
             self._loop.call_soon_threadsafe(_fail, asked.answer, error)
         else:
@@ -255,17 +257,19 @@ class _Beside:
 
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
+        self._context = copy_context()
+        """As in `_Pump`."""
 
     async def call(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call it there."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="penstock-dependency")
-        context = copy_context()
+        called = partial(_call_in, self._context, copy_context(), partial(_carried, fn, *args, **kwargs))
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._pool, partial(context.run, _carried, fn, *args, **kwargs))
+            return await loop.run_in_executor(self._pool, called)
         finally:
-            _adopt(context)
+            _adopt(self._context)
 
     def close(self) -> None:
         """Let the thread end after what it does now."""
@@ -297,6 +301,14 @@ def _fail(answer: asyncio.Future[Any], error: BaseException) -> None:
 def _settle(answer: asyncio.Future[Any], value: Any) -> None:
     if not answer.done():
         answer.set_result(value)
+
+
+def _call_in(context: Context, asking: Context, fn: Callable[[], T]) -> T:
+    """Call in ``context``, with what is set where it is asked for. Not on the loop: an earlier call may still run."""
+    for variable, value in asking.items():
+        if variable not in context or context[variable] is not value:
+            context.run(variable.set, value)
+    return context.run(fn)
 
 
 def _adopt(context: Context) -> None:

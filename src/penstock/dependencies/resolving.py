@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from uncalled_for import FailedDependency, resolved_dependencies
 
+from penstock.dependencies.around import plain_name
 from penstock.dependencies.base import CompletionHandler, FailureHandler, Immediate, Runtime, TaskOutcome
-from penstock.dependencies.loops import LeavingError, awaitable_body
+from penstock.dependencies.declared import declared_by
+from penstock.dependencies.loops import LeavingError, awaitable_body, in_body_thread
 from penstock.job import lifecycle
 from penstock.job.lifecycle import Event
 from penstock.runners.errors import ended_by
@@ -23,28 +25,49 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def call(fn: Callable[..., Any], declared: Declared, given: dict[str, Any], run: Run, *, is_async: bool) -> Any:
-    """Call ``fn`` with the arguments ``given`` by name, and what its dependencies supply.
+def call(
+    fn: Callable[..., Any],
+    given: dict[str, Any],
+    run: Run,
+    *,
+    is_async: bool,
+    declares: Callable[..., Any] | None = None,
+) -> Any:
+    """Call ``fn`` with the arguments ``given`` by name and what it depends on, within what the worker puts around it.
 
-    Returns the value, of an async function an awaitable of it. Raises what the body raises, and what a dependency
-    does; the latter says which parameter it was for.
+    ``declares`` is what has the dependencies, where that is not ``fn``. Returns the value, of an async function an
+    awaitable of it. Raises what the body raises, and what a dependency does; the latter says which parameter it was
+    for, and `ConfigError` where worker and function declare what there may be one of.
     """
+    around = run.around
+    wanted = declares or fn
+    if around:
+        wanted = around.joined(wanted)
+    declared = declared_by(wanted)
     if declared.immediate:
         found = {name: needed.enter(run) for name, needed in declared.supplied.items() if isinstance(needed, Immediate)}
         bound = _bound(fn, {**given, **found})
         return fn(*bound.args, **bound.kwargs)
 
     async def scope(caller: Any) -> Any:
-        async with resolved_dependencies(fn, given) as resolved:
+        for needed in around.admissions if around else ():
+            await in_body_thread(needed.admit, run.job, None)
+        async with resolved_dependencies(wanted, {**_beyond(fn, given, declared), **given}) as resolved:
             for value in resolved.values():
                 if isinstance(value, FailedDependency):
-                    value.error.add_note(f"raised by what parameter {value.parameter!r} depends on")
+                    value.error.add_note(f"raised by {plain_name(value.parameter)}")
                     raise value.error
             bound = _bound(fn, {**given, **resolved})
             body = awaitable_body(fn, caller, is_async=is_async)
             return await _handled(lambda: body(*bound.args, **bound.kwargs), declared, resolved, run)
 
     return run.home.loops.arun(scope) if is_async else run.home.loops.run(scope)
+
+
+def _beyond(fn: Callable[..., Any], given: dict[str, Any], declared: Declared) -> dict[str, Any]:
+    """Return what was passed beyond the parameters, to ``**more``, by name: nothing that takes a dependency's place."""
+    beyond = (given.get(p.name, {}) for p in inspect.signature(fn).parameters.values() if p.kind is p.VAR_KEYWORD)
+    return {name: value for more in beyond for name, value in more.items() if name not in declared.supplied}
 
 
 def _bound(fn: Callable[..., Any], arguments: dict[str, Any]) -> inspect.BoundArguments:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from penstock import registry
 from penstock.core.exceptions import InvalidJobError, did_you_mean
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
     from penstock.core.config import Config
     from penstock.core.running import Runner
+    from penstock.job.models import Job
+    from penstock.run import Run
 
 _HOMES = {"task": "task:TaskRunner", "command": "command:CommandRunner", "pipeline": "pipeline:PipelineRunner"}
 _made: dict[str, Runner] = {}
@@ -61,6 +64,16 @@ def register(runner: Runner) -> None:
     if _project is not None:
         runner.configure(*_project)
     _made[runner.kind] = runner
+
+
+def surrounded(runner: Runner, job: Job, run: Run) -> Any:
+    """Have a runner run a body, within what this process puts around each of them; see `Runner.execute`."""
+    if runner.surrounds or not run.around:
+        return runner.execute(job, run)
+    from penstock.dependencies.around import nothing
+    from penstock.dependencies.resolving import call
+
+    return call(partial(runner.execute, job, run), {}, run, is_async=runner.is_async(job), declares=nothing)
 
 
 def kinds() -> list[str]:

@@ -24,11 +24,12 @@ import msgspec
 from penstock.body import Cause, Ended, Interrupt
 from penstock.capture import Capture
 from penstock.core.secrets import remember
+from penstock.dependencies.home import child_home
 from penstock.job.limits import Limits, limits_of
 from penstock.job.models import LogLine, Report
 from penstock.results import ResultStore
 from penstock.run import JobInterrupted, Run, current_run
-from penstock.runners import register, runner_for
+from penstock.runners import register, runner_for, surrounded
 from penstock.runners.confine import confined, explained
 from penstock.runners.errors import describe_error, ended_by
 from penstock.runners.frames import (
@@ -48,6 +49,7 @@ from penstock.runners.frames import (
 from penstock.runners.pulse import Ear
 
 if TYPE_CHECKING:
+    from penstock.dependencies.home import Home
     from penstock.job.models import Job
 
 _LOWEST_FD = 400
@@ -75,6 +77,8 @@ class Child:
         self._stop: Cause | None = None
         self._stop_late = False
         self._interrupt = Interrupt()
+        self._home: Home | None = None
+        """What is kept for the dependencies of bodies, where there may be any."""
         self._wake: Any = None
         """Cancels the async body from the signal handler."""
         os.register_at_fork(after_in_child=self._forked)
@@ -95,7 +99,8 @@ class Child:
                     os._exit(0)  # a process that the body forked has come out of the body: it is not the child
                 self._ear.expect(None)
                 self._send(Done(ended), last=True)
-        self._runner.end_child()
+        if self._home is not None:
+            self._home.close()
 
     # -- prepare ------------------------------------------------------------------------------------------------
 
@@ -124,6 +129,8 @@ class Child:
                 max_bytes=prepare.limits.result_max_bytes,
             )
             self._runner.prepare_child(setup)
+            if "config" in setup:
+                self._home = child_home(setup)
         except BaseException as error:  # noqa: BLE001 - a module may raise anything when it is imported
             # An import that fails fails again; a server or a file that a module asks for may come back.
             self._send(Broken(describe_error(error), retryable=isinstance(error, OSError)))
@@ -138,7 +145,7 @@ class Child:
         log_max_bytes = self._limits.log_max_bytes
         run = Run(
             job, emit=self._emit, interrupt=self._interrupt, own_process=True, log_max_bytes=log_max_bytes,
-            extend=lambda by_s: self._send(Extend(by_s)),
+            home=self._home, extend=lambda by_s: self._send(Extend(by_s)),
         )  # fmt: skip
         self._settle_in()
         token = current_run.set(run)
@@ -164,7 +171,7 @@ class Child:
             # The limits of a command are those of its program, which is another process.
             with confined(None if job.kind == "command" else limits):
                 self._in_body = True
-                value = self._runner.execute(job, run)
+                value = surrounded(self._runner, job, run)
                 if inspect.isawaitable(value):
                     value = self._await(value)
                 result = self._store.encode(value, job_id=job.id, attempt=job.attempt, parts=self._runner.parts)

@@ -14,7 +14,7 @@ import msgspec
 from penstock import runners
 from penstock.core.exceptions import ArgumentsError, UnknownTaskError
 from penstock.core.running import Runner
-from penstock.dependencies.home import child_home, setup_of
+from penstock.dependencies.home import setup_of
 from penstock.job.schedules import FOLLOWS, Answer, answer_of
 from penstock.signatures import plan_of
 from penstock.sources import scan
@@ -22,7 +22,6 @@ from penstock.sources.decorators import TASKS
 
 if TYPE_CHECKING:
     from penstock.core.config import Config
-    from penstock.dependencies.home import Home
     from penstock.job.models import Job
     from penstock.sources.decorators import Task
 
@@ -59,6 +58,7 @@ class TaskRunner(Runner):
 
     kind: ClassVar[str] = "task"
     spec_type: ClassVar[type[msgspec.Struct]] = TaskSpec
+    surrounds: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._tasks: tuple[str, ...] = ()
@@ -66,8 +66,6 @@ class TaskRunner(Runner):
         self._not_loaded = ""
         self._trusting = False
         self._config: Config | None = None
-        self._home: Home | None = None
-        """In a child process: what it keeps for the dependencies of its bodies."""
 
     def configure(self, config: Config, root: Path) -> None:
         """See `Runner.configure`."""
@@ -102,8 +100,10 @@ class TaskRunner(Runner):
             raise UnknownTaskError(job.name, TASKS, self._not_loaded)
         spec = self._spec(job)
         plan = plan_of(task.fn, task.name, task.signature)
-        if task.depends:
-            value = self._resolved(task, plan.bound(spec.args, spec.kwargs, run), run)
+        if task.depends or run.around:
+            from penstock.dependencies.resolving import call
+
+            value = call(task.fn, plan.bound(spec.args, spec.kwargs, run), run, is_async=task.is_async)
         else:
             value = plan.call(task.fn, spec.args, spec.kwargs, run)
         zone = job.metadata.get(FOLLOWS)
@@ -116,14 +116,6 @@ class TaskRunner(Runner):
             return _decoder.decode(job.spec)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ArgumentsError(f"the arguments of job {job.id} cannot be read: {error}") from None
-
-    def _resolved(self, task: Task[..., Any], given: dict[str, Any], run: Any) -> Any:
-        from penstock.dependencies.declared import declared_by
-        from penstock.dependencies.resolving import call
-
-        if self._home is not None:
-            run.home = self._home
-        return call(task.fn, declared_by(task.fn), given, run, is_async=task.is_async)
 
     def may_run_apart(self, job: Job) -> bool:
         """See `Runner.may_run_apart`: a child finds what stands at the top of a file."""
@@ -166,13 +158,6 @@ class TaskRunner(Runner):
             importlib.import_module(module)
         if script := setup.get("script"):
             _load_script(script)
-        if "config" in setup:
-            self._home = child_home(setup)
-
-    def end_child(self) -> None:
-        """See `Runner.end_child`."""
-        if self._home is not None:
-            self._home.close()
 
     def _folders(self) -> list[Path]:
         root = self._root or Path.cwd()

@@ -172,6 +172,14 @@ def _task_concurrency(value: dict[str, int]) -> str | None:
     return None
 
 
+def _places(value: tuple[str, ...]) -> str | None:
+    for place in value:
+        module, _, name = place.partition(":")
+        if not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+            return f"{place!r} is not module:name"
+    return None
+
+
 def _signing_keys(value: tuple[str, ...]) -> str | None:
     for place, key in enumerate(value, 1):
         if len(key.strip()) < KEY_MIN:
@@ -209,6 +217,7 @@ _FORMS: dict[str, Callable[[Any], str | None]] = {
     "worker.max_memory": lambda value: _read(parse_memory_bytes, value),
     "worker.max_jobs_per_process": lambda value: "must be at least 1" if value is not None and value < 1 else None,
     "worker.task_concurrency": _task_concurrency,
+    "worker.dependencies": _places,
     "limits.max_queued": _max_queued,
     "security.signing_keys": _signing_keys,
     "security.command_env": _not_empty,
