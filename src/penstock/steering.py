@@ -96,11 +96,12 @@ class Steering:
     def hold(self, rule: Rule) -> int:
         """Hold, or drop, the jobs that wait already and may not begin; return how many.
 
-        What has been published is refused when its message comes; what this misses meets the rule then.
+        What has been published is refused when its message comes; what this misses meets the rule then. What is held
+        for something else stays held for that, and meets the rule when it is over; what drops takes it at once.
         """
         name = rule.task if isinstance(rule, Strike) else rule.of if rule.what == "task" else None
         queue = rule.of if isinstance(rule, Pause) and rule.what == "queue" else None
-        states = ("scheduled", "queued", "retrying")
+        states = ("scheduled", "queued", "retrying", *(("blocked",) if rule.drop else ()))
         before, met = None, 0
         while jobs := self._ledger.find(JobQuery(states=states, name=name, queue=queue, before=before, limit=_PAGE)):
             before = jobs[-1].id

@@ -81,6 +81,21 @@ def test_a_strike_that_drops_cancels_what_meets_it(queue, report):
     assert [entry.reason for entry in before.history()][-1] == "struck"
 
 
+def test_a_strike_that_drops_takes_what_waits_for_something_else(queue, report):
+    queue.pause(queue="default")
+    paused = queue.enqueue(report, "a")
+    assert queue.strike("report", drop=True).jobs == 1
+    assert paused.state == "cancelled"
+
+
+def test_a_strike_may_drop_later_what_it_has_held_so_far(queue, report):
+    queue.strike("report")
+    held = queue.enqueue(report, "a")
+    assert queue.strike("report", drop=True).jobs == 1
+    assert held.state == "cancelled"
+    assert queue.restore("report").jobs == 0
+
+
 @pytest.mark.parametrize(
     ("operator", "value", "met"),
     [
