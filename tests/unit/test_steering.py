@@ -240,6 +240,18 @@ def test_a_paused_worker_takes_nothing_and_goes_on_when_resumed(queue, report):
         assert worker.vitals.phase == "working"
 
 
+def test_who_lists_workers_is_told_which_are_paused_by_whom_and_why(queue, report, monkeypatch):
+    monkeypatch.setenv("PENSTOCK_ACTOR", "ada")
+    with queue.worker():
+        wait_until(queue.workers)
+        assert [worker.paused for worker in queue.workers()] == [""]
+        queue.pause(worker=queue.owner, why="repair")
+        for found in (queue.workers(), queue.workers_for(report), queue.snapshot().workers):
+            assert [worker.paused for worker in found] == ["paused by ada: repair"]
+        queue.resume(worker=queue.owner)
+        assert [worker.paused for worker in queue.workers()] == [""]
+
+
 def test_a_paused_worker_can_be_stopped(queue):
     with queue.worker() as worker:
         queue.pause(worker=queue.owner.split(":")[0])
