@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from penstock.arguments import arguments_of
@@ -61,7 +61,11 @@ class Steering:
         return any(isinstance(rule, Pause) and rule.rests(worker) for rule in self.rules())
 
     def rule_for(self, job: Job | Intent) -> Rule | None:
-        """Return the rule by which a job may not begin, None where there is none."""
+        """Return the first rule by which a job may not begin, None where there is none."""
+        return next(self.rules_for(job), None)
+
+    def rules_for(self, job: Job | Intent) -> Iterator[Rule]:
+        """Return all rules by which a job may not begin."""
         arguments = None
 
         def given() -> dict[str, object]:
@@ -70,7 +74,7 @@ class Steering:
                 arguments = arguments_of(job.kind, job.name, job.spec)
             return arguments
 
-        return next((rule for rule in self.rules() if rule.meets(job.name, job.queue, given)), None)
+        return (rule for rule in self.rules() if rule.meets(job.name, job.queue, given))
 
     # -- the gate ---------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import shlex
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Literal, cast, get_args
@@ -86,6 +87,14 @@ class Strike(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
         """What a job that waits for it tells."""
         return f"struck: {self}"
 
+    @property
+    def ends(self) -> str:
+        """The command that takes it back."""
+        words = ["penstock", "restore", self.task or "*"]
+        if self.parameter is not None:
+            words.append(f"{self.parameter} {self.operator} {msgspec.json.encode(self.value).decode()}")
+        return shlex.join(words)
+
     def meets(self, task: str, queue: str, arguments: Callable[[], Mapping[str, Any]]) -> bool:
         """Whether a job may not begin. An argument that is not there, or cannot be compared, meets nothing."""
         if self.task is not None and self.task != task:
@@ -122,6 +131,11 @@ class Pause(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="
     def held(self) -> str:
         """What a job that waits for it tells."""
         return f"paused: {self}"
+
+    @property
+    def ends(self) -> str:
+        """The command that takes it back."""
+        return shlex.join(["penstock", "resume", self.what, self.of])
 
     @property
     def drop(self) -> bool:
