@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import Parameter
 from typing import Any, cast
 
 import msgspec
@@ -35,3 +36,16 @@ def arguments_of(kind: str, name: str, spec: bytes) -> dict[str, Any]:
         return plan_of(task.fn, task.name, task.signature).by_name(args, kwargs)
     except TypeError:  # of an older version of the function
         return dict(kwargs)
+
+
+def compared_of(kind: str, name: str, spec: bytes) -> dict[str, Any]:
+    """Return `arguments_of` by the names that a strike may compare: what a ``**more`` took by those it was given by."""
+    found = arguments_of(kind, name, spec)
+    task = TASKS.get(name) if kind == "task" else None
+    for parameter in () if task is None else task.signature.parameters.values():
+        taken = found.get(parameter.name)
+        if parameter.kind is Parameter.VAR_POSITIONAL and isinstance(taken, tuple):
+            found[parameter.name] = list(cast("tuple[Any, ...]", taken))
+        elif parameter.kind is Parameter.VAR_KEYWORD and isinstance(taken, dict):
+            found = {**cast("dict[str, Any]", taken), **found}
+    return found

@@ -10,6 +10,7 @@ import msgspec
 
 from penstock import calls as calls_room
 from penstock import settings as settings_room
+from penstock import snapshot as snapshot_room
 from penstock.bridge import in_thread
 from penstock.control import Controls
 from penstock.core.config import Config
@@ -302,7 +303,7 @@ class JobQueue(Controls):
 
     def workers(self, *, seen_within_s: float = 60.0) -> list[WorkerInfo]:
         """List the workers that were seen lately."""
-        return self.ledger.workers(seen_within_s=seen_within_s)
+        return snapshot_room.workers(self, seen_within_s=seen_within_s)
 
     # -- working ------------------------------------------------------------------------------------------------
 

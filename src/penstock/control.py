@@ -90,7 +90,7 @@ class Controls(Rooms):
     def workers_for(self, task: Any, *, seen_within_s: float = 60.0) -> list[WorkerInfo]:
         """List the workers seen lately that can run a task or pipeline, by its name or an alias of it."""
         name = getattr(task, "name", task)
-        found = self.ledger.workers(seen_within_s=seen_within_s)
+        found = snapshot_room.workers(self, seen_within_s=seen_within_s)
         return [worker for worker in found if name in worker.tasks or name in worker.pipelines]
 
     # -- asking -------------------------------------------------------------------------------------------------

@@ -364,7 +364,7 @@ class Execution:
             LogLine(job_id=job.id, attempt=job.attempt, at=now, level="INFO", source="penstock", text=why)
         )
         try:
-            self._ledger.apply(lifecycle.request_cancel(job.id))
+            self._ledger.apply(lifecycle.request_cancel(job.id, reason=why))
         except LedgerError as error:
             logger.warning("job %s could not be dropped, and comes again: %s", job.id, error)
             return Ended(how="released")

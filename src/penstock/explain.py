@@ -10,11 +10,12 @@ from penstock.core.durations import format_duration
 from penstock.core.exceptions import InvalidJobError
 from penstock.core.secrets import mask_text, mask_url
 from penstock.job import explanation
-from penstock.job.facts import AHEAD_MAX, Explanation, Facts, Slot
+from penstock.job.facts import AHEAD_MAX, Decided, Explanation, Facts, Slot
 from penstock.job.lifecycle import Event, State, shown_state
 from penstock.job.models import Job, JobQuery
 from penstock.job.slots import slots_of
 from penstock.job.steering import Pause
+from penstock.slots import waits_for
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -44,7 +45,7 @@ def collect(rooms: Rooms, job: Job) -> Facts:
         older = JobQuery(states=("queued",), queue=job.queue, before=job.id, limit=AHEAD_MAX)
         ahead = len(ledger.find(older))
     workers = tuple(ledger.workers())
-    rule = rooms.steering.rule_for(job) if waits else None
+    rules = rooms.steering.rules_for(job) if waits else ()
     problem = rooms.signer.problem(job) if waits else None
     retries = ledger.find(JobQuery(parent_id=job.id, limit=_RETRIES)) if job.state.final else []
     return Facts(
@@ -58,7 +59,7 @@ def collect(rooms: Rooms, job: Job) -> Facts:
         engine_trouble=trouble,
         ahead=ahead,
         signature="" if problem is None else problem.told,
-        decided="" if rule is None else _rule(rule, now),
+        decided=tuple(Decided(_rule(rule, now), mask_text(rule.ends)) for rule in rules),
         resting=frozenset(worker.id for worker in workers if waits and rooms.steering.rests(worker.id)),
         slots=_slots(rooms, job) if waits else (),
         called_off=_called_off(rooms, job),
@@ -81,12 +82,14 @@ def _slots(rooms: Rooms, job: Job) -> tuple[Slot, ...]:
         wanted = slots_of(job)
     except InvalidJobError:
         return ()  # the attempt that reads them fails, and says so
-    if not wanted:
+    if not wanted and job.held is None:
         return ()
     held = rooms.slots.holders()
+    # What a parameter of its body asks for stands nowhere but in what it waits for.
+    asked = {key: of.most for key, of in held.items() if job.held == waits_for(key, of.most)}
     return tuple(
         Slot(key, most, tuple(holder.job_id for holder in held[key].holders) if key in held else ())
-        for key, most in wanted.items()
+        for key, most in {**asked, **wanted}.items()
     )
 
 

@@ -53,12 +53,12 @@ class Resting:
         rests = self._rooms.steering.rests(self._rooms.owner)
         if rests and not self._rests.is_set():
             logger.warning("this worker is paused: it takes nothing until it is resumed")
-            self._vitals.phase = "paused"
+            self._vitals.rest()
             self._slept = True
             self._rests.set()
         elif not rests and self._rests.is_set():
             logger.warning("this worker goes on")
-            self._vitals.phase = "working"
+            self._vitals.wake()
             self._rests.clear()
         if rests and self._at_work:
             self._rooms.gateway.stop()

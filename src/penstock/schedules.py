@@ -21,6 +21,7 @@ from penstock.core.exceptions import (
 from penstock.core.records import Change, Record
 from penstock.core.triggers import At, Every, zone_of
 from penstock.job import schedules
+from penstock.job.models import Intent
 from penstock.job.rules import After, Rule, parse_rule
 from penstock.job.schedules import KIND, Pause, Plan, Schedule, TickEvent
 from penstock.schedule_options import change_plan, make_plan, template_of
@@ -29,7 +30,6 @@ from penstock.submission import record
 if TYPE_CHECKING:
     from penstock.client import JobQueue
     from penstock.handle import JobHandle
-    from penstock.job.models import Intent
     from penstock.sources.decorators import Call
 
 _TRIES = 20
@@ -71,6 +71,12 @@ class Schedules:
             if (tag is None or tag in schedule.plan.tags)
             and (source is None or schedule.plan.source.startswith(source))
         ]
+
+    def held(self, schedule: Schedule) -> list[str]:
+        """Name the strikes and pauses by which its next job would not begin."""
+        made = schedule.plan.template
+        job = Intent(id="", kind=made.kind, name=made.name, spec=made.spec.encode(), queue=made.queue)
+        return [rule.held for rule in self._queue.steering.rules_for(job)]
 
     def next(self, name: str, count: int = 5) -> list[Fire]:
         """Return the next fire times of a schedule. Raises `ScheduleNotFoundError`."""

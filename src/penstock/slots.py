@@ -52,6 +52,11 @@ class Held(msgspec.Struct, frozen=True):
     holders: tuple[Holder, ...] = ()
 
 
+def waits_for(key: str, most: int) -> str:
+    """What a job tells that waits for a slot of a key."""
+    return f"{WAITS}{key!r} (at most {most} at once)"
+
+
 _decoder = msgspec.json.Decoder(Held)
 _encode = msgspec.json.Encoder().encode
 
@@ -88,7 +93,7 @@ class Slots:
                 taken[key] = most
                 continue
             self.give(job, taken)
-            return Ended(how="blocked", held=f"{WAITS}{key!r} (at most {most} at once)")
+            return Ended(how="blocked", held=waits_for(key, most))
         return None
 
     def give(self, job: Job, taken: Mapping[str, int]) -> None:

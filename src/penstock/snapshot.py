@@ -124,9 +124,21 @@ def take(rooms: Rooms, *, limit: int = 100) -> Snapshot:
             Future(id=job.id, name=job.name, queue=job.queue, state=shown_state(job, now), at=job.scheduled_at)
             for job in ledger.upcoming(limit)
         ),
-        workers=tuple(ledger.workers()),
+        workers=tuple(workers(rooms)),
         decisions=decisions(rooms),
     )
+
+
+def workers(rooms: Rooms, *, seen_within_s: float = 60.0) -> list[WorkerInfo]:
+    """List the workers that were seen lately, with who has paused them. Raises `LedgerError`."""
+    found = rooms.ledger.workers(seen_within_s=seen_within_s)
+    pauses = [rule for rule in rooms.steering.read() if isinstance(rule, Pause) and rule.what == "worker"]
+    told = {one.id: _paused(rule) for one in found for rule in pauses if rule.rests(one.id)}
+    return [msgspec.structs.replace(one, paused=told[one.id]) if one.id in told else one for one in found]
+
+
+def _paused(rule: Pause) -> str:
+    return f"paused{f' by {rule.by}' if rule.by else ''}{f': {rule.why}' if rule.why else ''}"
 
 
 def queues(rooms: Rooms) -> list[QueueState]:
@@ -138,8 +150,8 @@ def queues(rooms: Rooms) -> list[QueueState]:
     ledger, engine = rooms.ledger, mask_url(rooms.config.backend)
     now = ledger.now()
     counts = _by(tallies := ledger.tally(live=True), "queue")
-    workers = [worker for worker in ledger.workers() if worker.backend == engine]
-    listening = {name for worker in workers for name in worker.queues}
+    here = [worker for worker in ledger.workers() if worker.backend == engine]
+    listening = {name for worker in here for name in worker.queues}
     begun = ledger.find(JobQuery(states=_BEGUN, limit=_LOOKED_AT))
     found: list[QueueState] = []
     holding = decisions(rooms)
@@ -164,7 +176,7 @@ def queues(rooms: Rooms) -> list[QueueState]:
                 waiting_since=min((at for at in since if at <= now), default=None),
                 late_p50_s=sorted(known)[len(known) // 2] if known else None,
                 late_max_s=max(known, default=None),
-                listeners=tuple(worker.id for worker in workers if name in worker.queues),
+                listeners=tuple(worker.id for worker in here if name in worker.queues),
                 paused=paused.get(name),
             )
         )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from penstock.arguments import arguments_of
+from msgspec.structs import replace
+
+from penstock.arguments import compared_of
 from penstock.body import Ended
 from penstock.job import lifecycle
 from penstock.job.models import JobQuery
 from penstock.job.steering import HELD_BY_RULE, KIND, Pause, Rule, Strike, decoder
+from penstock.sources.decorators import TASKS
 
 if TYPE_CHECKING:
     from penstock.core.base import Ledger
@@ -61,16 +64,21 @@ class Steering:
         return any(isinstance(rule, Pause) and rule.rests(worker) for rule in self.rules())
 
     def rule_for(self, job: Job | Intent) -> Rule | None:
-        """Return the rule by which a job may not begin, None where there is none."""
+        """Return the first rule by which a job may not begin, None where there is none."""
+        return next(self.rules_for(job), None)
+
+    def rules_for(self, job: Job | Intent) -> Iterator[Rule]:
+        """Return all rules by which a job may not begin."""
         arguments = None
 
         def given() -> dict[str, object]:
             nonlocal arguments
             if arguments is None:
-                arguments = arguments_of(job.kind, job.name, job.spec)
+                arguments = compared_of(job.kind, job.name, job.spec)
             return arguments
 
-        return next((rule for rule in self.rules() if rule.meets(job.name, job.queue, given)), None)
+        names = TASKS.names_of(job.name)
+        return (rule for rule in self.rules() if rule.meets(names, job.queue, given))
 
     # -- the gate ---------------------------------------------------------------------------------------------
 
@@ -96,18 +104,25 @@ class Steering:
     def hold(self, rule: Rule) -> int:
         """Hold, or drop, the jobs that wait already and may not begin; return how many.
 
-        What has been published is refused when its message comes; what this misses meets the rule then.
+        What has been published is refused when its message comes; what this misses meets the rule then. What is held
+        for something else stays held for that, and meets the rule when it is over; what drops takes it at once.
         """
-        name = rule.task if isinstance(rule, Strike) else rule.of if rule.what == "task" else None
+        named = rule.task if isinstance(rule, Strike) else rule.of if rule.what == "task" else None
         queue = rule.of if isinstance(rule, Pause) and rule.what == "queue" else None
-        states = ("scheduled", "queued", "retrying")
+        states = ("scheduled", "queued", "retrying", *(("blocked",) if rule.drop else ()))
+        names = (None,) if named is None else TASKS.names_of(named)
+        return sum(self._hold(rule, JobQuery(states=states, name=name, queue=queue, limit=_PAGE)) for name in names)
+
+    def _hold(self, rule: Rule, query: JobQuery) -> int:
         before, met = None, 0
-        while jobs := self._ledger.find(JobQuery(states=states, name=name, queue=queue, before=before, limit=_PAGE)):
+        while jobs := self._ledger.find(replace(query, before=before)):
             before = jobs[-1].id
             steps = [
                 lifecycle.cancel(job.id, reason=STRUCK) if rule.drop else lifecycle.hold(job.id, why=rule.held)
                 for job in jobs
-                if rule.meets(job.name, job.queue, lambda job=job: arguments_of(job.kind, job.name, job.spec))
+                if rule.meets(
+                    TASKS.names_of(job.name), job.queue, lambda job=job: compared_of(job.kind, job.name, job.spec)
+                )
             ]
             met += sum(applied is not None for applied in self._ledger.apply_many(steps)) if steps else 0
             if len(jobs) < _PAGE:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from penstock import audit
-from penstock.core.exceptions import InvalidJobError, LedgerError, RuleNotFoundError
+from penstock.core.exceptions import InvalidJobError, LedgerError, RuleNotFoundError, did_you_mean
 from penstock.core.records import Change
-from penstock.job.models import NAME, QUEUE
+from penstock.job.models import NAME, QUEUE, JobQuery
 from penstock.job.steering import KIND, Pause, Rule, Strike
-from penstock.sources.decorators import Task
+from penstock.sources.decorators import TASKS, Task
 
 if TYPE_CHECKING:
     from penstock.rooms import Rooms
@@ -24,6 +24,8 @@ class Struck(msgspec.Struct, frozen=True):
 
     rule: Rule
     jobs: int
+    doubt: str = ""
+    """Why it may be that it meets nothing: a name that nothing here has. Empty where there is no reason to think so."""
 
 
 def strike(
@@ -64,11 +66,12 @@ def _make(rooms: Rooms, rule: Rule) -> Struck:
         change = Change(kind=KIND, name=rule.name, seen=there.version if there else 0, body=msgspec.json.encode(rule))
         if records.write([change])[0]:
             rooms.steering.read()
+            rooms.load_tasks()  # by them what was passed by position has a name; the rule holds already
             held = rooms.steering.hold(rule)
             verb = "strike" if isinstance(rule, Strike) else "pause"
             told = {"dropped": held} if rule.drop else {"held": held}
             audit.note_all(rooms, verb, {str(rule): told}, why=rule.why)
-            return Struck(rule, held)
+            return Struck(rule, held, _doubt(rooms, rule))
     raise LedgerError(f"{rule.held} cannot be written: somebody changes it again and again")
 
 
@@ -87,6 +90,31 @@ def _take_back(rooms: Rooms, rule: Rule, why: str) -> Struck:
             audit.note(rooms, verb, str(rule), why=why, admitted=admitted)
             return Struck(rule, admitted)
     raise LedgerError(f"{rule.held} cannot be taken back: somebody changes it again and again")
+
+
+def _doubt(rooms: Rooms, rule: Rule) -> str:
+    workers = rooms.ledger.workers()
+    if isinstance(rule, Pause) and rule.what == "worker":
+        return "" if any(rule.rests(worker.id) for worker in workers) else f"no worker that lives is named {rule.of!r}"
+    if isinstance(rule, Pause) and rule.what == "queue":
+        what, name = "queue", rule.of
+        known = {*rooms.config.worker.queues, *(queue for worker in workers for queue in worker.queues)}
+        there = JobQuery(queue=name, limit=1)
+    else:
+        what, name = "task, pipeline or command", rule.task if isinstance(rule, Strike) else rule.of
+        known = {*TASKS.names(), *(one for worker in workers for one in (*worker.tasks, *worker.pipelines))}
+        there = JobQuery(name=name, limit=1)
+    if name is None:
+        return ""
+    if name not in known and not rooms.ledger.find(there):
+        return f"no {what} {name!r} is known, and no job has it.{did_you_mean(name, known)}"
+    task = TASKS.get(name) if isinstance(rule, Strike) and rule.parameter is not None else None
+    if task is None or not isinstance(rule, Strike):
+        return ""
+    parameters = task.signature.parameters
+    if rule.parameter in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return ""
+    return f"{task.name} has no argument {rule.parameter!r} here.{did_you_mean(rule.parameter or '', parameters)}"
 
 
 def _pause_of(queue: str | None, task: Any, worker: str | None, why: str) -> Pause:

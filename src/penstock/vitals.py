@@ -143,6 +143,15 @@ class Vitals:
         """Hear that it has not."""
         self._ledger.error = mask_url(str(error))
 
+    def rest(self) -> None:
+        """Hear that somebody has paused this worker: nobody asks its engine for messages, and none need answer."""
+        self.phase = "paused"
+
+    def wake(self) -> None:
+        """Hear that it goes on: what its engine told before the rest says nothing of now."""
+        self._contact, self._loop, self._untaken_since = _Seen(), _Seen(), None
+        self.phase = "working"
+
     # -- the answer -------------------------------------------------------------------------------------------------
 
     def health(self) -> Health:
@@ -164,9 +173,12 @@ class Vitals:
         )
 
     def _look_at_loop(self) -> Sign:
+        turning = [("the main thread", self._main)]
+        if self.phase != "paused":
+            turning.append(("the engine's loop", self._loop))
         stuck = [
             f"{what} has not turned for {format_duration(seen.ago_s())}"
-            for what, seen in (("the main thread", self._main), ("the engine's loop", self._loop))
+            for what, seen in turning
             # The main thread may wait for a ledger that is out of reach, as long as that takes to say so.
             if seen.at is not None and seen.ago_s() > (2 if seen is self._main else 1) * self._patience_s
         ]
@@ -178,7 +190,7 @@ class Vitals:
         if self._engine.error:
             return Sign(name="engine", ok=False, told=self._engine.error)
         silent_s = min(self._contact.ago_s(), time.monotonic() - self._full_at)
-        if self._contact.at is not None and silent_s > self._patience_s:
+        if self.phase != "paused" and self._contact.at is not None and silent_s > self._patience_s:
             return Sign(name="engine", ok=False, told=f"has not answered this worker for {format_duration(silent_s)}")
         if self._watched and self._engine.ago_s() > self._patience_s:
             return Sign(name="engine", ok=False, told="does not answer")

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from cli_shell import Shell, process_as_before  # noqa: F401 - a fixture
 
+from penstock import JobQueue
 from penstock.cli.commands import COMMANDS
 from penstock.cli.session import Session
+from penstock.job.models import WorkerInfo
 from penstock.settings.environment import WITH_VARIABLES
 
 TASK_FILE = """
@@ -86,6 +88,33 @@ def test_queues_are_listed(penstock, terminal):
     assert (found["etl"]["scheduled"], found["default"]["scheduled"], found["etl"]["depth"]) == (1, 0, None)
     assert penstock("queues") == 0
     assert penstock.out.split()[0] == "queue"
+
+
+@pytest.mark.parametrize("width", ["80", "100"])
+def test_a_narrow_terminal_shows_the_whole_name_of_a_queue_and_that_it_is_paused(
+    penstock, terminal, monkeypatch, width
+):
+    monkeypatch.setenv("COLUMNS", width)
+    penstock("pause", "queue", "etl")
+    assert penstock("queues") == 0
+    row = next(line for line in penstock.out.splitlines() if line.startswith("etl"))
+    assert row.rstrip().endswith("paused: queue etl")
+    assert "default" in penstock.out
+
+
+def test_a_paused_worker_is_told_where_workers_are_listed(penstock, terminal):
+    with JobQueue.from_config() as queue:
+        queue.ledger.tell_worker(
+            WorkerInfo(
+                id="host:1:a", host="host", pid=1, backend="inline://", queues=("etl",), concurrency=1,
+                started_at=queue.now(), seen_at=queue.now(), tasks=("greet",),
+            )
+        )  # fmt: skip
+    penstock("pause", "worker", "host", "--why", "repair")
+    for words in (["workers"], ["workers", "for-task", "greet"], ["snapshot"]):
+        assert penstock(*words) == 0
+        assert "‖ paused by ada: repair" in penstock.out
+    assert penstock.json("workers")[0]["paused"] == "paused by ada: repair"
 
 
 # -- explain ----------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import pytest
 from cli_shell import Shell, process_as_before  # noqa: F401 - a fixture
 
 from penstock import JobQueue, scheduler
+from penstock.cli.session import Session
 from penstock.testing.harness import wait_until
 
 TASKS = """
@@ -300,6 +301,22 @@ def test_the_list_tells_state_rule_next_fire_last_result_and_who_declared_it(pen
     )  # fmt: skip
     assert datetime.fromisoformat(tick["next_at"]) > datetime.fromisoformat(tick["last_at"])
     assert [row["name"] for row in penstock.json("schedules", "--tag", "red")] == ["tick"]
+
+
+def test_a_schedule_whose_jobs_a_strike_or_a_pause_holds_back_says_so(penstock, monkeypatch):
+    penstock("schedules", "add", "tick", "every 90m")
+    penstock("schedules", "add", "tick", "every 1h", "--name", "other", "--queue", "etl")
+    penstock("pause", "queue", "default")
+    penstock("strike", "tick")
+    told = ["paused: queue default", "struck: tick"]
+    assert [(row["name"], row["held"]) for row in penstock.json("schedules")] == [("other", told[1:]), ("tick", told)]
+    assert penstock("schedules") == 0
+    assert [row["held"] for row in cells(penstock.out)] == [told[1], "; ".join(told)]
+    assert penstock("schedules", "show", "tick") == 0
+    assert f"held back\t{'; '.join(told)}" in penstock.out
+    monkeypatch.setattr(Session, "pretty", property(lambda session: not session.json))
+    penstock("schedules")
+    assert "tick makes jobs that wait: paused: queue default; struck: tick" in " ".join(penstock.err.split())
 
 
 def test_what_is_declared_and_not_made_yet_is_told(penstock):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from cli_shell import Shell, process_as_before  # noqa: F401 - a fixture
 
+from penstock import JobQueue
+
 JOBS = """
 from penstock import task
 
@@ -37,6 +39,14 @@ def test_a_strike_holds_and_a_restore_lets_go_on(sh):
     assert sh.json("restore", "report", "customer == acme")[0]["jobs"] == 2
     assert sh("worker", "--burst") == 0
     assert sh.json("status", job)[0]["state"] == "succeeded"
+
+
+def test_a_strike_on_the_command_line_knows_what_was_passed_by_position_and_tells_of_a_misspelt_name(sh):
+    with JobQueue.from_config() as queue:
+        queue.enqueue("report", "acme")
+    assert sh.json("strike", "report", "customer == acme")[0]["jobs"] == 1
+    assert sh("strike", "report", "costumer == acme") == 0
+    assert "report has no argument 'costumer' here. Did you mean 'customer'?" in " ".join(sh.err.split())
 
 
 def test_the_rules_that_hold_are_listed_with_who_and_why(sh):

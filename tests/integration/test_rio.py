@@ -601,6 +601,23 @@ def test_three_presses_on_run_now_make_one_run_and_multiply_nothing(scheduler):
     asyncio.run(main())
 
 
+def test_a_job_that_a_pause_holds_back_says_so(scheduler, queue):
+    scheduler.add_job(print, HOUR, name="Tidy", soft_start=False)
+
+    async def main():
+        app = view(scheduler, rio_jobs.JobsView)
+        async with running(scheduler, app):
+            (job,) = scheduler.jobs()
+            queue.pause(task=job.name)
+            await until(lambda: scheduler._opened.queue.steering.rules())
+            scheduler.run_now(job.name)
+            await until(lambda: scheduler.jobs()[0].status_message)
+            async with client_of(app) as client:
+                assert f"Held back: paused: task {job.name}" in texts(client)
+
+    asyncio.run(main())
+
+
 def test_a_job_that_never_runs_again_stands_last_beside_the_others(scheduler):
     scheduler.add_job(lambda run: "never", HOUR, name="Once", **AT_ONCE)
     scheduler.add_job(print, HOUR, name="Hourly", soft_start=False)

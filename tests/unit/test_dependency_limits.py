@@ -154,8 +154,10 @@ def test_a_cooldown_runs_the_first_and_drops_the_rest_of_its_window(queue):
     @task
     def hooked(customer: Annotated[int, Cooldown("1h")]) -> None: ...
 
-    states = [queue.enqueue(hooked, n).wait(10).state for n in (1, 1, 2)]
-    assert states == ["succeeded", "cancelled", "succeeded"]
+    jobs = [queue.enqueue(hooked, n) for n in (1, 1, 2)]
+    assert [job.wait(10).state for job in jobs] == ["succeeded", "cancelled", "succeeded"]
+    assert "before it began" in queue.explain(jobs[1]).told
+    assert "It was dropped: another began less than 1 h 0 m ago" in queue.explain(jobs[1]).told
 
 
 def test_a_job_that_is_tried_again_is_not_dropped_by_its_own_cooldown(queue):

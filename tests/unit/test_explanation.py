@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from penstock.job.explanation import explain
-from penstock.job.facts import AHEAD_MAX, Explanation, Facts, Slot
+from penstock.job.facts import AHEAD_MAX, Decided, Explanation, Facts, Slot
 from penstock.job.lifecycle import SHOWN_STATES, State
 from penstock.job.models import Attempt, ErrorInfo, Job, WorkerInfo
 from penstock.job.retries import RetryPolicy, RetryRule
@@ -92,7 +92,9 @@ def test_where_the_error_decides_how_many_tries_there_are_none_are_promised() ->
 
 
 def test_a_job_that_is_held_says_by_what() -> None:
-    found = points(told(replace(JOB, held="struck: sales"), decided="Struck: sales, by ada."))
+    found = points(
+        told(replace(JOB, held="struck: sales"), decided=(Decided("Struck: sales, by ada.", "penstock restore sales"),))
+    )
     assert found["decided"].startswith("warning: Struck: sales, by ada. penstock restore")
     assert "held" not in found
     assert "penstock cancel" in points(told(replace(JOB, held="waits for a slot")))["held"]
@@ -168,7 +170,24 @@ def test_a_queued_job_where_no_worker_ever_comes_says_so() -> None:
 
 
 def test_a_decision_that_holds_back_a_queued_job_is_told() -> None:
-    assert "Queue etl is paused." in points(told(JOB, decided="Queue etl is paused."))["decided"]
+    rule = Decided("Queue etl is paused.", "penstock resume queue etl")
+    assert points(told(JOB, decided=(rule,)))["decided"] == "warning: Queue etl is paused. penstock resume queue etl"
+
+
+def test_each_decision_that_holds_back_a_job_is_told() -> None:
+    rules = (Decided("Queue etl is paused.", "a"), Decided("Struck: sales.", "b"))
+    job = replace(JOB, held="paused: queue etl")
+    found = [(p.told, p.hint) for p in told(job, decided=rules).points if p.name == "decided"]
+    assert found == [("Queue etl is paused.", "a"), ("Struck: sales.", "b")]
+
+
+def test_a_job_that_waits_for_its_next_try_tells_what_will_hold_it_then() -> None:
+    job = replace(JOB, attempt=1, errors=1, scheduled_at=ago(-30))
+    explanation = told(
+        job, attempts=(attempt("error"),), decided=(Decided("Struck: sales.", "penstock restore sales"),)
+    )
+    assert explanation.state == "retrying"
+    assert points(explanation)["decided"] == "warning: Struck: sales. penstock restore sales"
 
 
 @pytest.mark.parametrize(
@@ -187,7 +206,10 @@ def test_a_decision_that_holds_back_a_queued_job_is_told() -> None:
             "warning: Whoever can run it is ill: host:1:ab: engine: silent.",
         ),
         ((WORKER,), "ok: 1 can run it: host:1:ab."),
-        ((replace(WORKER, id="resting:1"),), "warning: Whoever can run it is paused: resting:1. penstock resume"),
+        (
+            (replace(WORKER, id="resting:1"),),
+            "warning: Whoever can run it is paused: resting:1. penstock resume worker resting:1",
+        ),
         ((replace(WORKER, id="resting:1"), WORKER), "ok: 1 can run it: host:1:ab."),
     ],
 )
@@ -308,6 +330,20 @@ def test_a_job_that_was_called_off_says_by_what(by: str, wanted: str) -> None:
     found = points(told(replace(JOB, state=State.CANCELLED, finished_at=ago(5)), called_off=by))
     assert wanted in found["cancelled"]
     assert "audit" not in found
+
+
+def test_a_job_that_a_limit_has_dropped_says_so_and_that_it_did_not_begin() -> None:
+    job = replace(JOB, **{**RUNNING, "state": State.CANCELLED}, cancel_requested_at=ago(6), finished_at=ago(5))
+    found = points(told(job, called_off="dropped: no more than 1 in 30 s on rate"))
+    assert found["cancelled"].startswith(
+        "ok: It was cancelled before it began, 5.0 s ago. It was dropped: no more than 1 in 30 s on rate."
+    )
+    assert "audit" not in found
+
+
+def test_an_error_that_is_not_tried_again_does_not_say_that_no_try_is_left() -> None:
+    job = replace(JOB, state=State.FAILED, reason="error", errors=1, finished_at=ago(5), error=ERROR)
+    assert "its body raised, and such an error is not tried again." in points(told(job))["failed"]
 
 
 def test_a_job_that_was_stopped_while_it_ran_says_so() -> None:

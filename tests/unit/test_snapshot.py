@@ -158,6 +158,31 @@ def test_a_struck_job_and_a_paused_queue_are_explained(queue: JobQueue, monkeypa
     assert queue.explain(other.id).told.startswith("Queue etl is paused, by ada")
 
 
+def test_a_job_that_is_struck_and_whose_queue_is_paused_is_told_of_both_and_how_each_ends(queue: JobQueue) -> None:
+    queue.pause(queue="etl")
+    queue.strike("sales", "day", "==", "a b")
+    job = queue.ledger.insert(
+        [Intent(id=new_job_id(), kind="task", name="sales", queue="etl", spec=b'{"kwargs":{"day":"a b"}}')], grace_s=30
+    )[0].job
+    points = [point for point in queue.explain(job.id).points if point.name == "decided"]
+    assert [point.told.split(",")[0] for point in points] == ["Queue etl is paused", "Struck: sales"]
+    assert [point.hint for point in points] == [
+        "penstock resume queue etl", """penstock restore sales 'day == "a b"'"""
+    ]  # fmt: skip
+
+
+def test_who_has_the_slot_that_the_parameter_of_a_job_waits_for_is_told(queue: JobQueue) -> None:
+    first, second = start(queue), start(queue)
+    assert queue.slots.take(first, {"k": 1}) is None
+    blocked = queue.slots.take(second, {"k": 1})
+    assert blocked is not None
+    assert blocked.held is not None
+    waits = submit(queue)
+    queue.ledger.apply(lifecycle.hold(waits.id, why=blocked.held))
+    (slots,) = [point.told for point in queue.explain(waits.id).points if point.name == "slots"]
+    assert slots == f"At most 1 with the key 'k' run at once; now: {first.id}."
+
+
 def test_a_job_that_no_key_here_fits_is_explained(queue: JobQueue, tmp_path: Path) -> None:
     from msgspec.structs import replace
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
 import pytest
 
 from penstock import JobQueue, Outcome, task
@@ -25,6 +28,16 @@ def report():
 
     yield report
     TASKS.discard("report")
+
+
+@pytest.fixture
+def renamed():
+    @task(name="renamed", aliases=("old_name",))
+    def renamed(value: Any = None, *rest: int, **more: Any) -> str:
+        return "done"
+
+    yield renamed
+    TASKS.discard("renamed")
 
 
 @pytest.fixture
@@ -81,6 +94,21 @@ def test_a_strike_that_drops_cancels_what_meets_it(queue, report):
     assert [entry.reason for entry in before.history()][-1] == "struck"
 
 
+def test_a_strike_that_drops_takes_what_waits_for_something_else(queue, report):
+    queue.pause(queue="default")
+    paused = queue.enqueue(report, "a")
+    assert queue.strike("report", drop=True).jobs == 1
+    assert paused.state == "cancelled"
+
+
+def test_a_strike_may_drop_later_what_it_has_held_so_far(queue, report):
+    queue.strike("report")
+    held = queue.enqueue(report, "a")
+    assert queue.strike("report", drop=True).jobs == 1
+    assert held.state == "cancelled"
+    assert queue.restore("report").jobs == 0
+
+
 @pytest.mark.parametrize(
     ("operator", "value", "met"),
     [
@@ -103,6 +131,68 @@ def test_a_strike_compares_an_argument(queue, report, operator, value, met):
 def test_an_argument_that_was_left_out_counts_as_its_default(queue, report):
     queue.strike("report", "size", "==", 1)
     assert queue.enqueue(report, "a").state == "blocked"
+
+
+@pytest.mark.parametrize(
+    ("operator", "value", "given", "met"),
+    [
+        ("==", 1, True, False), ("==", False, 0, False), ("==", True, True, True), ("!=", 1, True, True),
+        ("in", [0, "a"], False, False), ("==", [1, {"a": 1}], [1, {"a": 1}], True), ("==", [1], [True], False),
+        ("==", {"a": 1}, {"a": True}, False), ("==", None, None, True), ("<", 5, True, False), ("==", 1.0, 1, True),
+    ],
+)  # fmt: skip
+def test_values_are_compared_as_json_does(queue, renamed, operator, value, given, met):
+    queue.strike("renamed", "value", operator, value)
+    assert (queue.enqueue(renamed, given).outcome == Outcome.BLOCKED) is met
+
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("operator", "value", "met"),
+    [
+        ("==", NOON, True), ("==", "2026-01-01T12:00:00Z", True), ("==", "2026-01-01T14:00:00+02:00", True),
+        ("<", "2026-01-01T11:30:00-01:00", True), (">", NOON - timedelta(microseconds=1), True), (">", NOON, False),
+        ("between", [NOON, NOON], True), ("in", ["2026-01-01T12:00:00+00:00"], True), (">=", "2026-01-01", True),
+    ],
+)  # fmt: skip
+def test_instants_are_compared_as_such_whatever_their_zones(queue, renamed, operator, value, met):
+    queue.strike("renamed", "value", operator, value)
+    there = NOON.astimezone(timezone(timedelta(hours=1)))
+    assert (queue.enqueue(renamed, there).outcome == Outcome.BLOCKED) is met
+
+
+def test_an_argument_that_has_no_parameter_of_its_own_may_be_struck_too(queue, renamed):
+    queue.strike("renamed", "extra", "==", 3)
+    queue.strike("renamed", "rest", "==", [1, 2])
+    jobs = [queue.enqueue(renamed, 0), queue.enqueue(renamed, 0, extra=3), queue.enqueue(renamed, 0, 1, 2)]
+    assert states(jobs) == ["queued", "blocked", "blocked"]
+
+
+@pytest.mark.parametrize("name", ["renamed", "old_name"])
+def test_a_task_is_struck_and_paused_by_any_of_its_names(queue, renamed, name):
+    before = queue.enqueue(renamed)
+    assert queue.strike(name).jobs == 1
+    assert queue.enqueue("old_name").outcome == Outcome.BLOCKED
+    assert queue.restore(name).jobs == 2
+    assert before.state == "queued"
+    assert queue.pause(task=name).jobs == 2
+
+
+def test_who_strikes_or_pauses_what_nothing_here_has_is_told(queue, report):
+    assert queue.strike("report", "customer", "==", "a").doubt == ""
+    assert "Did you mean 'customer'?" in queue.strike("report", "costumer", "==", "a").doubt
+    assert "Did you mean 'report'?" in queue.strike("raport").doubt
+    assert "Did you mean 'default'?" in queue.pause(queue="defualt").doubt
+    assert "no worker that lives" in queue.pause(worker="nobody").doubt
+    assert queue.pause(queue="default").doubt == ""
+
+
+def test_the_nearest_rule_is_named_where_one_cannot_be_taken_back(queue, report):
+    queue.strike("report", "customer", "==", "acme")
+    with pytest.raises(RuleNotFoundError, match="Did you mean 'struck: report, customer == \"acme\"'"):
+        queue.restore("report", "customer", "==", "acm")
 
 
 def test_an_argument_may_be_struck_in_all_tasks(queue, report, other):
@@ -174,7 +264,7 @@ def _gone(record):
 
 def test_what_is_not_struck_cannot_be_restored(queue):
     queue.strike("report")
-    with pytest.raises(RuleNotFoundError, match=r"struck: report$"):
+    with pytest.raises(RuleNotFoundError, match=r"there are: struck: report\."):
         queue.restore("reports")
 
 
@@ -223,6 +313,18 @@ def test_a_paused_worker_takes_nothing_and_goes_on_when_resumed(queue, report):
         queue.resume(worker=queue.owner)
         assert job.result(20) == "a"
         assert worker.vitals.phase == "working"
+
+
+def test_who_lists_workers_is_told_which_are_paused_by_whom_and_why(queue, report, monkeypatch):
+    monkeypatch.setenv("PENSTOCK_ACTOR", "ada")
+    with queue.worker():
+        wait_until(queue.workers)
+        assert [worker.paused for worker in queue.workers()] == [""]
+        queue.pause(worker=queue.owner, why="repair")
+        for found in (queue.workers(), queue.workers_for(report), queue.snapshot().workers):
+            assert [worker.paused for worker in found] == ["paused by ada: repair"]
+        queue.resume(worker=queue.owner)
+        assert [worker.paused for worker in queue.workers()] == [""]
 
 
 def test_a_paused_worker_can_be_stopped(queue):

@@ -61,6 +61,28 @@ def test_an_engine_s_worker_that_has_ended_is_not_live(vitals):
     assert not vitals.health().live
 
 
+def test_a_worker_that_somebody_has_paused_is_live_and_not_ill(vitals):
+    vitals.loop_turned()
+    vitals.rest()
+    until = time.monotonic() + 2 * PATIENCE_S
+    while time.monotonic() < until:
+        vitals.turn()
+        vitals.ledger_answered()
+    health = vitals.health()
+    assert (health.phase, health.live, health.ready, health.trouble) == ("paused", True, False, "")
+
+
+def test_a_worker_that_goes_on_is_well_before_its_engine_has_answered(vitals):
+    vitals.loop_turned()
+    vitals.rest()
+    until = time.monotonic() + 2 * PATIENCE_S
+    while time.monotonic() < until:
+        vitals.turn()
+        vitals.ledger_answered()
+    vitals.wake()
+    assert (vitals.health().ready, vitals.health().trouble) == (True, "")
+
+
 def test_a_broker_that_answers_nobody_is_an_engine_in_trouble_and_the_process_lives(vitals):
     wait_until(lambda: vitals.turn() or trouble(vitals) >= {"engine"}, 5)
     assert (vitals.health().live, vitals.health().ready) == (True, False)

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 QUEUE_COLUMNS = ("queue", "waiting", "waiting_since", "running", "scheduled", "retrying", "blocked", "engine",
                  "late_p50_s", "late_max_s", "listeners", "paused")  # fmt: skip
+_SPARED = ("scheduled", "retrying", "blocked")
+"""Columns of the table of queues that are left out where there are no such jobs."""
+_NARROW_SPARES = ("engine", "late", "latest")
+"""Those that a narrow terminal has no room for."""
 _LISTED = 10
 """What runs and what comes is cut there on a terminal; ``--json`` and a pipe have all that was asked for."""
 
@@ -121,17 +125,14 @@ def _running_table(taken: Snapshot, now: datetime, width: int) -> RenderableType
 def _workers_table(taken: Snapshot, width: int) -> RenderableType:
     from rich.text import Text
 
-    rows: list[list[Text | str]] = [
-        [
-            Text(one.id, style="yellow" if one.trouble else ""),
-            f"{one.running}/{one.concurrency}",
-            ",".join(one.queues),
-            show.ago(one.seen_at, taken.taken_at),
-            one.version,
-            Text(one.trouble or ", ".join(one.tasks), style="yellow" if one.trouble else "dim"),
-        ]
-        for one in taken.workers
-    ]
+    rows: list[list[Text | str]] = []
+    for one in taken.workers:
+        told, style = show.worker_told(one)
+        rows.append([
+            Text(one.id, style=style if told else ""), f"{one.running}/{one.concurrency}", ",".join(one.queues),
+            show.ago(one.seen_at, taken.taken_at), one.version,
+            Text(told or ", ".join((*one.tasks, *one.pipelines)), style=style),
+        ])  # fmt: skip
     header = ("worker", "busy", "queues", "seen", "version", "can run")
     return show.table(header, rows, width=width, gives=[5, 2, 0])
 
@@ -152,7 +153,13 @@ def _queues_table(found: Sequence[QueueState], now: datetime, width: int) -> Ren
         ])  # fmt: skip
     header = ("queue", "waiting", "first due", "running", "scheduled", "retrying", "blocked", "engine", "late",
               "latest", "workers", "")  # fmt: skip
-    return show.table(header, rows, width=width, gives=[11, 0])
+    spared = _NARROW_SPARES if width < 100 else ()
+    shown = [at for at, name in enumerate(header)
+             if name not in spared and not (name in _SPARED and all(str(row[at]) == "0" for row in rows))]  # fmt: skip
+    return show.table(
+        [header[at] for at in shown], [[row[at] for at in shown] for row in rows], width=width,
+        gives=[len(shown) - 1, 0],
+    )  # fmt: skip
 
 
 def _late(late_s: float | None) -> str:

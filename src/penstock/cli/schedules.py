@@ -43,16 +43,19 @@ def schedules(
     found = queue.schedules.list(tag=tag)
     lasts = _lasts(queue, found)
     listed = [(schedule, lasts.get(schedule.last_job or "")) for schedule in found]
-    now = queue.now()
+    now, held = queue.now(), {schedule.name: queue.schedules.held(schedule) for schedule in found}
     if session.json:
         for schedule, last in listed:
-            session.document(show_schedules.document(schedule, last, now))
+            session.document(show_schedules.document(schedule, last, now, held=held[schedule.name]))
     elif not session.pretty:
-        session.rows(show_schedules.COLUMNS, (show_schedules.row(*one, now) for one in listed))
+        session.rows(show_schedules.COLUMNS, (show_schedules.row(*one, now, held=held[one[0].name]) for one in listed))
     elif not listed:
         session.say("no schedules" if tag is None else f"no schedules with the tag {tag!r}")
     else:
         session.console.print(show_schedules.schedules_table(listed, now, width=session.console.width))
+        for name, rules in held.items():
+            if rules:
+                session.say(f"‖ {name} makes jobs that wait: {'; '.join(rules)}")
     there = {schedule.name for schedule, _ in listed}
     if tag is None and (missing := [name for name in queue.config.schedules if name not in there]):
         session.say(f"declared and not made yet: {', '.join(missing)}; a worker, or penstock scheduler, makes them")
@@ -304,11 +307,12 @@ def show_one(
     queue = session.look()
     schedule = queue.schedules.get(name)
     last, now, fires = _last(queue, schedule), queue.now(), queue.schedules.next(name, _NEXT)
+    held = queue.schedules.held(schedule)
     if session.json:
-        document = show_schedules.document(schedule, last, now)
+        document = show_schedules.document(schedule, last, now, held=held)
         session.document({**document, "next": [show_schedules.fire_document(fire) for fire in fires]})
         return OK
-    facts = show_schedules.facts(schedule, last, now)
+    facts = show_schedules.facts(schedule, last, now, held=held)
     if not session.pretty:
         for key, told in [("name", name), ("state", show_schedules.state_of(schedule)), *facts]:
             session.write(f"{key}\t{' '.join(told.split())}")
@@ -405,7 +409,8 @@ def _print_changed(session: Session, queue: JobQueue, schedule: Schedule, outcom
     now = queue.now()
     if session.json:
         session.document({
-            **show_schedules.document(schedule, _last(queue, schedule), now), "outcome": outcome,
+            **show_schedules.document(schedule, _last(queue, schedule), now, held=queue.schedules.held(schedule)),
+            "outcome": outcome,
             "next": [show_schedules.fire_document(fire) for fire in fires],
         })  # fmt: skip
         return

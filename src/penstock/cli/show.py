@@ -13,7 +13,7 @@ from rich.text import Text
 from penstock.core.durations import format_duration
 from penstock.core.secrets import mask_data
 from penstock.job.lifecycle import State, shown_state
-from penstock.job.models import Attempt, Job, LogLine, NodeRun, shown_spec
+from penstock.job.models import Attempt, Job, LogLine, NodeRun, WorkerInfo, shown_spec
 
 STATES: dict[str, tuple[str, str]] = {
     "scheduled": ("◷", "blue"),
@@ -98,6 +98,13 @@ def note(job: Job, now: datetime) -> str:
     if job.state is State.QUEUED and (job.held or job.note):
         return job.held or job.note or ""
     return error_line(job)
+
+
+def worker_told(worker: WorkerInfo) -> tuple[str, str]:
+    """Return what there is to know of a worker before what it can run, empty where nothing is; and its style."""
+    if worker.trouble:
+        return "; ".join(filter(None, (worker.paused, worker.trouble))), "red"
+    return (f"‖ {worker.paused}", "yellow") if worker.paused else ("", "dim")
 
 
 def progress_bar(job: Job, width: int) -> str:

@@ -28,7 +28,7 @@ _WIDE = 120
 _NARROW = 100
 _HALF_A_YEAR = timedelta(days=182)
 COLUMNS = ("name", "state", "rule", "explained", "timezone", "next_at", "last_job", "last_state", "last_at", "fired",
-           "skipped", "runs", "declared_in")  # fmt: skip
+           "skipped", "runs", "declared_in", "held")  # fmt: skip
 FIRE_COLUMNS = ("fire_at", "local", "change")
 
 
@@ -127,7 +127,7 @@ def schedules_table(listed: Sequence[tuple[Schedule, Job | None]], now: datetime
     return show.table(header, rows, width=width, gives=[*([5] if wide else []), 2, 1, 3])
 
 
-def row(schedule: Schedule, last: Job | None, now: datetime) -> list[str]:
+def row(schedule: Schedule, last: Job | None, now: datetime, *, held: Sequence[str]) -> list[str]:
     """Return the cells of `COLUMNS`."""
     plan = schedule.plan
     return [
@@ -135,6 +135,7 @@ def row(schedule: Schedule, last: Job | None, now: datetime) -> list[str]:
         schedule.last_job or "", "" if last is None else shown_state(last, now),
         "" if last is None else show.iso(last.finished_at or last.started_at or last.created_at),
         str(schedule.counts.get("fired", 0)), str(skipped(schedule)), plan.template.name, declared_in(plan),
+        "; ".join(held),
     ]  # fmt: skip
 
 
@@ -153,7 +154,7 @@ def fire_row(fire: Fire) -> list[str]:
     return [show.iso(_utc(fire.at)), fire.at.isoformat(), fire.change]
 
 
-def facts(schedule: Schedule, last: Job | None, now: datetime) -> list[tuple[str, str]]:
+def facts(schedule: Schedule, last: Job | None, now: datetime, *, held: Sequence[str]) -> list[tuple[str, str]]:
     """Return what there is to say of a schedule, each with its name."""
     plan, template = schedule.plan, schedule.plan.template
     told = [
@@ -162,6 +163,7 @@ def facts(schedule: Schedule, last: Job | None, now: datetime) -> list[tuple[str
         ("rule", f"{rule_text(plan)}  {explained(plan)}"),
         ("time zone", plan.timezone),
         ("next", next_text(schedule, now)),
+        ("held back", "; ".join(held)),
         ("last", "" if last is None else f"{last_text(last, now).plain}  {last.id}"),
         ("overlap", plan.overlap),
         ("catch up", _catch_up(plan)),
@@ -202,7 +204,7 @@ def events_table(events: Sequence[TickEvent], plan: Plan, now: datetime, *, widt
     return show.table(("when", "what", "fire time", "job"), rows, width=width, gives=[1, 3])
 
 
-def document(schedule: Schedule, last: Job | None, now: datetime) -> dict[str, Any]:
+def document(schedule: Schedule, last: Job | None, now: datetime, *, held: Sequence[str]) -> dict[str, Any]:
     """Return a schedule as a JSON document."""
     plan = schedule.plan
     fields = {name: getattr(schedule, name) for name in schedule.__struct_fields__ if name != "plan"}
@@ -217,6 +219,7 @@ def document(schedule: Schedule, last: Job | None, now: datetime) -> dict[str, A
         **told,
         "job": template,
         "last_state": None if last is None else shown_state(last, now),
+        "held": held,
     }
 
 

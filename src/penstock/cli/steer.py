@@ -166,12 +166,16 @@ def _of(what: str, name: str) -> dict[str, str]:
 
 def _told(session: Session, done: Struck, what: str) -> int:
     if session.json:
-        session.document({"schema": "penstock.rule/1", **_fields(done.rule), "jobs": done.jobs, "done": what})
+        session.document(
+            {"schema": "penstock.rule/1", **_fields(done.rule), "jobs": done.jobs, "done": what, "doubt": done.doubt}
+        )
     elif not session.pretty:
         session.write(f"{done.rule}\t{done.jobs}")
     else:
         jobs = "1 job" if done.jobs == 1 else f"{done.jobs:,} jobs"
         session.write(f"{done.rule}: {jobs} {'let go on' if what == 'admitted' else what}")
+    if done.doubt:
+        session.say(f"it may meet nothing: {done.doubt}")
     return OK
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _OPTIONAL = Parameter(show_default=False)
 _COLUMNS = (
     "id", "host", "pid", "backend", "queues", "concurrency", "running", "started_at", "seen_at", "claimed_at",
-    "version", "tasks", "pipelines", "trouble",
+    "version", "tasks", "pipelines", "trouble", "paused",
 )  # fmt: skip
 
 
@@ -99,6 +99,7 @@ def _table(session: Session, found: Sequence[WorkerInfo], now: datetime) -> None
     rows: list[list[Text | str]] = []
     for worker in found:
         can = [*worker.tasks, *worker.pipelines]
+        told, style = show.worker_told(worker)
         rows.append([
             Text(worker.id, style="bold"),
             worker.backend,
@@ -106,7 +107,8 @@ def _table(session: Session, found: Sequence[WorkerInfo], now: datetime) -> None
             f"{worker.running}/{worker.concurrency}",
             show.ago(worker.seen_at, now),
             worker.version,
-            Text(worker.trouble or ", ".join(can) or "nothing", style="red" if worker.trouble else "dim"),
+            Text(told or ", ".join(can) or "nothing", style=style),
         ])  # fmt: skip
     header = ("worker", "engine", "queues", "runs", "seen", "version", "can run")
-    session.console.print(show.table(header, rows, width=session.console.width, gives=[6, 1, 2]))
+    gives = [1, 6, 2] if any(worker.trouble or worker.paused for worker in found) else [6, 1, 2]
+    session.console.print(show.table(header, rows, width=session.console.width, gives=gives))

@@ -202,8 +202,9 @@ class RuleNotFoundError(PenstockError, LookupError):
     """There is no such strike or pause to take back; the message says which there are."""
 
     def __init__(self, wanted: str, known: Iterable[str]) -> None:
-        listed = "; ".join(sorted(known)) or "none"
-        super().__init__(f"{wanted} is not there to be taken back; there are: {listed}")
+        there = sorted(known)
+        listed = "; ".join(there) or "none"
+        super().__init__(f"{wanted} is not there to be taken back; there are: {listed}.{did_you_mean(wanted, there)}")
 
 
 class TransitionRefusedError(PenstockError):

@@ -110,6 +110,8 @@ _WHY: dict[str, tuple[str, str]] = {
 def _failed(facts: Facts) -> Iterator[Point]:
     job = facts.job
     why, hint = _WHY.get(job.reason or "", (f"({job.reason})", "penstock logs {id}"))
+    if job.reason in (Reason.ERROR, Reason.TIMEOUT) and job.errors < job.max_attempts:
+        why = why.replace("no try is left", "such an error is not tried again")
     error = f" {say.error(job.error)}." if job.error is not None else ""
     yield Point(
         name="failed", level="error", told=f"It failed {say.ago(facts, job.finished_at)} ago: {why}.{error}",
@@ -128,8 +130,11 @@ _CALLED_OFF = {
 
 def _cancelled(facts: Facts) -> Iterator[Point]:
     job = facts.job
-    begun = f"while try {job.attempt} ran" if job.cancel_requested_at is not None else "before it began"
-    told = f"It was cancelled {begun}, {say.ago(facts, job.finished_at)} ago.{_CALLED_OFF.get(facts.called_off, '')}"
+    off = facts.called_off
+    let_begin = job.cancel_requested_at is not None and off != "struck" and not off.startswith("dropped")
+    begun = f"while try {job.attempt} ran" if let_begin else "before it began"
+    why = _CALLED_OFF.get(off) or (f" It was {off.rstrip('.')}." if off else "")
+    told = f"It was cancelled {begun}, {say.ago(facts, job.finished_at)} ago.{why}"
     hint = "" if facts.retries else f"penstock retry {job.id} runs it after all"
     yield Point(name="cancelled", level="ok", told=told, hint=hint)
     yield from _asked(facts)

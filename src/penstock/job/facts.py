@@ -52,6 +52,13 @@ class Slot(msgspec.Struct, frozen=True):
     held_by: tuple[str, ...] = ()
 
 
+class Decided(msgspec.Struct, frozen=True):
+    """A strike or a pause that a job meets: in a sentence, and the command that takes it back."""
+
+    told: str
+    ends: str
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a job and of what it needs."""
 
@@ -70,14 +77,15 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """How many older jobs of its queue are due and not begun, up to `AHEAD_MAX`."""
     signature: str = ""
     """Why a worker with this configuration would refuse it; empty when it would not."""
-    decided: str = ""
-    """The strike or pause that holds it back, in a sentence."""
+    decided: tuple[Decided, ...] = ()
+    """The strikes and pauses that hold it back, each of them."""
     resting: frozenset[str] = frozenset()
     """The workers that are paused, by their ids."""
     slots: tuple[Slot, ...] = ()
     """The concurrency keys that it needs a slot of."""
     called_off: str = ""
-    """What the ledger says of why it was cancelled: ``struck``, ``replaced``; empty for an ordinary cancel."""
+    """What the ledger says of why it was cancelled: ``struck``, ``replaced``, ``dropped: ...``; empty for an ordinary
+    cancel."""
     asked: tuple[str, ...] = ()
     """What people did to it, each in a line, the newest first."""
     retries: tuple[tuple[str, str], ...] = ()

@@ -306,6 +306,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """When it last claimed a job."""
     trouble: str = ""
     """What it finds wrong with itself; empty when all is well."""
+    paused: str = ""
+    """By whom, and why, somebody has paused it; filled in by who lists workers, empty when nobody has."""
 
 
 class Ref(msgspec.Struct, frozen=True, kw_only=True, tag="ref", omit_defaults=True):

@@ -3,26 +3,68 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+import re
+import shlex
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Any, Literal, cast, get_args
 
 import msgspec
 
 from penstock.core.exceptions import InvalidJobError, did_you_mean
+from penstock.job.models import NAME
 
 KIND = "steering"
 """What kind of record a strike or a pause is in the ledger."""
 Operator = Literal["==", "!=", "<", "<=", ">", ">=", "between", "in"]
+_INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d")
+
+
+def _instants(one: Any, other: Any) -> tuple[Any, Any]:
+    """Return two texts that are instants with their time zones as such, all else as it is."""
+    if isinstance(one, str) and isinstance(other, str) and _INSTANT.match(one) and _INSTANT.match(other):
+        try:
+            left, right = datetime.fromisoformat(one), datetime.fromisoformat(other)
+        except ValueError:
+            return one, other
+        if left.utcoffset() is not None and right.utcoffset() is not None:
+            return left, right
+    return one, other
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Compare as JSON does: true is not 1."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, list) and isinstance(other, list):
+        items, others = cast("list[Any]", one), cast("list[Any]", other)
+        return len(items) == len(others) and all(map(_alike, items, others))
+    if isinstance(one, dict) and isinstance(other, dict):
+        fields, wanted = cast("dict[str, Any]", one), cast("dict[str, Any]", other)
+        return fields.keys() == wanted.keys() and all(_alike(value, wanted[name]) for name, value in fields.items())
+    left, right = _instants(one, other)
+    return bool(left == right)
+
+
+def _ordering(test: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+    def compare(one: Any, other: Any) -> bool:
+        if isinstance(one, bool) or isinstance(other, bool):
+            return False
+        return test(*_instants(one, other))
+
+    return compare
+
+
+_at_most = _ordering(operator.le)
 _TESTS: Mapping[str, Callable[[Any, Any], bool]] = {
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "between": lambda value, bounds: bounds[0] <= value <= bounds[1],
-    "in": lambda value, several: value in several,
+    "==": _alike,
+    "!=": lambda value, other: not _alike(value, other),
+    "<": _ordering(operator.lt),
+    "<=": _at_most,
+    ">": _ordering(operator.gt),
+    ">=": _ordering(operator.ge),
+    "between": lambda value, bounds: _at_most(bounds[0], value) and _at_most(value, bounds[1]),
+    "in": lambda value, several: any(_alike(value, one) for one in several),
 }
 _TEXT_MAX = 120
 
@@ -46,6 +88,10 @@ class Strike(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
         cls, task: str | None, parameter: str | None, comparison: str, value: Any, *, drop: bool = False, why: str = ""
     ) -> Strike:
         """Check what a user wrote. Raises `InvalidJobError`."""
+        if task is not None and not NAME.fullmatch(task):
+            raise InvalidJobError(f"{task!r} is not the name of a task")
+        if parameter == "":
+            raise InvalidJobError("a strike names the argument that it compares")
         if task is None and parameter is None:
             raise InvalidJobError("a strike names a task, an argument, or both; to stop everything, pause the queues")
         if comparison not in get_args(Operator):
@@ -86,9 +132,20 @@ class Strike(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
         """What a job that waits for it tells."""
         return f"struck: {self}"
 
-    def meets(self, task: str, queue: str, arguments: Callable[[], Mapping[str, Any]]) -> bool:
-        """Whether a job may not begin. An argument that is not there, or cannot be compared, meets nothing."""
-        if self.task is not None and self.task != task:
+    @property
+    def ends(self) -> str:
+        """The command that takes it back."""
+        words = ["penstock", "restore", self.task or "*"]
+        if self.parameter is not None:
+            words.append(f"{self.parameter} {self.operator} {msgspec.json.encode(self.value).decode()}")
+        return shlex.join(words)
+
+    def meets(self, names: Collection[str], queue: str, arguments: Callable[[], Mapping[str, Any]]) -> bool:
+        """Whether a job may not begin whose task has these names.
+
+        An argument that is not there, or cannot be compared, meets nothing.
+        """
+        if self.task is not None and self.task not in names:
             return False
         if self.parameter is None:
             return True
@@ -124,13 +181,18 @@ class Pause(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="
         return f"paused: {self}"
 
     @property
+    def ends(self) -> str:
+        """The command that takes it back."""
+        return shlex.join(["penstock", "resume", self.what, self.of])
+
+    @property
     def drop(self) -> bool:
         """A pause loses nothing."""
         return False
 
-    def meets(self, task: str, queue: str, arguments: Callable[[], Mapping[str, Any]]) -> bool:
-        """Whether a job may not begin."""
-        return (self.what == "queue" and self.of == queue) or (self.what == "task" and self.of == task)
+    def meets(self, names: Collection[str], queue: str, arguments: Callable[[], Mapping[str, Any]]) -> bool:
+        """Whether a job may not begin whose task has these names."""
+        return (self.what == "queue" and self.of == queue) or (self.what == "task" and self.of in names)
 
     def rests(self, worker: str) -> bool:
         """Whether a worker takes nothing: it is named by its id, or by the beginning of it up to a colon."""
@@ -145,6 +207,6 @@ HELD_BY_RULE = ("struck: ", "paused: ")
 
 def _ordered(low: Any, high: Any) -> bool:
     try:
-        return bool(low <= high)
+        return _at_most(low, high)
     except TypeError:
         return False

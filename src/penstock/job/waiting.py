@@ -50,6 +50,7 @@ def retrying(facts: Facts) -> Iterator[Point]:
         )  # fmt: skip
     else:
         yield Point(name="handed back", level="ok", told=f"{_UNFINISHED} {due}")
+    yield from _decided(facts)
     yield from _who_can(facts)
 
 
@@ -73,7 +74,9 @@ def blocked(facts: Facts) -> Iterator[Point]:
         hint = ""
         if "security.signing_keys" in job.note:
             hint = "give its workers that key: the same security.signing_keys as where it was submitted"
-        yield Point(name="note", level="warning", told=f"It waits: {job.note.rstrip('.')}. {again}".rstrip(), hint=hint)
+        note = job.note.rstrip(".")
+        told = f"It {note}" if note.startswith("waits ") else f"It waits: {note}"
+        yield Point(name="note", level="warning", told=f"{told}. {again}".rstrip(), hint=hint)
     yield from _expires(facts)
     yield from _who_can(facts)
 
@@ -110,9 +113,8 @@ def queued(facts: Facts) -> Iterator[Point]:
 
 
 def _decided(facts: Facts) -> Iterator[Point]:
-    if facts.decided:
-        hint = "penstock restore, or penstock resume, ends that; penstock snapshot shows what holds"
-        yield Point(name="decided", level="warning", told=facts.decided, hint=hint)
+    for one in facts.decided:
+        yield Point(name="decided", level="warning", told=one.told, hint=one.ends)
 
 
 def _message(facts: Facts) -> Point:
@@ -172,7 +174,10 @@ def _busy(facts: Facts, able: list[WorkerInfo]) -> Point:
     if all(worker.id in facts.resting for worker in able):
         told = f"Whoever can run it is paused: {say.some([worker.id for worker in able])}."
         return Point(
-            name="workers", level="warning", told=told, hint="penstock resume --worker ID; or start another one"
+            name="workers",
+            level="warning",
+            told=told,
+            hint=f"penstock resume worker {able[0].id}, or its host; or start another one",
         )
     able = [worker for worker in able if worker.id not in facts.resting]
     ill = [worker for worker in able if worker.trouble]

@@ -134,7 +134,9 @@ class JobsView(rio.Component):
                 icon = _spinner()
                 when = f"Running since {moment(job.started_at, now, zone)}" if job.started_at else "Running"
             case "queued":
-                icon, when = _icon("material/hourglass_top", "dim"), "Waits for a free place"
+                held = job.status_message
+                icon = _icon("material/pause_circle" if held else "material/hourglass_top", "dim")
+                when = f"Held back: {held}" if held else "Waits for a free place"
             case "paused":
                 icon, when = _icon("material/pause_circle", "dim"), "Paused"
                 when += f": {job.status_message}" if job.status_message else ""

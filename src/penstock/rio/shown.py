@@ -31,7 +31,7 @@ class ScheduledJob(msgspec.Struct, frozen=True, kw_only=True):
     next_run_at: datetime | None = None
     started_at: datetime | None = None
     status_message: str = ""
-    """What its run says; of a paused job, why it is."""
+    """What its run says; of a paused job, why it is; of a queued one, by which strike or pause it is held back."""
     progress: float | None = None
 
 
@@ -73,7 +73,7 @@ def _scheduled(queue: JobQueue, schedule: Schedule) -> ScheduledJob:
             "progress": job.progress,
         }
     elif job is not None and not job.state.final:
-        changes = {"doing": "queued", "next_run_at": job.scheduled_at}
+        changes = {"doing": "queued", "next_run_at": job.scheduled_at, "status_message": job.held or ""}
     elif schedule.pause is not None:
         changes = {"doing": "paused", "status_message": schedule.pause.note, "next_run_at": None}
     elif schedule.awaits is not None:

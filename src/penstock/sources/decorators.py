@@ -190,6 +190,11 @@ class TaskRegistry(Mapping[str, Task[Any, Any]]):
         """List every name that a job may have which can run here, aliases included."""
         return tuple(sorted({name for task in tuple(self._seen.values()) for name in (task.name, *task.aliases)}))
 
+    def names_of(self, name: str) -> tuple[str, ...]:
+        """Return every name of the task that has this one; of a task that is not known here this one alone."""
+        task = self.get(name)
+        return (name,) if task is None else (task.name, *task.aliases)
+
     def find(self, name: str) -> Task[Any, Any]:
         """Return the task of that name. Raises `UnknownTaskError`, which lists the known ones."""
         try:
