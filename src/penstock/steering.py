@@ -12,6 +12,7 @@ from penstock.body import Ended
 from penstock.job import lifecycle
 from penstock.job.models import JobQuery
 from penstock.job.steering import HELD_BY_RULE, KIND, Pause, Rule, Strike, decoder
+from penstock.sources.decorators import TASKS
 
 if TYPE_CHECKING:
     from penstock.core.base import Ledger
@@ -70,7 +71,9 @@ class Steering:
                 arguments = arguments_of(job.kind, job.name, job.spec)
             return arguments
 
-        return next((rule for rule in self.rules() if rule.meets(job.name, job.queue, given)), None)
+        rules = self.rules()
+        names = TASKS.all_names(job.name) if rules else ()
+        return next((rule for rule in rules if rule.meets(names, job.queue, given)), None)
 
     # -- the gate ---------------------------------------------------------------------------------------------
 
@@ -98,7 +101,11 @@ class Steering:
 
         What has been published is refused when its message comes; what this misses meets the rule then.
         """
-        name = rule.task if isinstance(rule, Strike) else rule.of if rule.what == "task" else None
+        called = rule.task if isinstance(rule, Strike) else rule.of if rule.what == "task" else None
+        names = (None,) if called is None else TASKS.all_names(called)
+        return sum(self._hold(rule, name) for name in names)
+
+    def _hold(self, rule: Rule, name: str | None) -> int:
         queue = rule.of if isinstance(rule, Pause) and rule.what == "queue" else None
         states = ("scheduled", "queued", "retrying")
         before, met = None, 0
@@ -107,7 +114,9 @@ class Steering:
             steps = [
                 lifecycle.cancel(job.id, reason=STRUCK) if rule.drop else lifecycle.hold(job.id, why=rule.held)
                 for job in jobs
-                if rule.meets(job.name, job.queue, lambda job=job: arguments_of(job.kind, job.name, job.spec))
+                if rule.meets(
+                    TASKS.all_names(job.name), job.queue, lambda job=job: arguments_of(job.kind, job.name, job.spec)
+                )
             ]
             met += sum(applied is not None for applied in self._ledger.apply_many(steps)) if steps else 0
             if len(jobs) < _PAGE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, cast, get_args
 
@@ -86,9 +86,12 @@ class Strike(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
         """What a job that waits for it tells."""
         return f"struck: {self}"
 
-    def meets(self, task: str, queue: str, arguments: Callable[[], Mapping[str, Any]]) -> bool:
-        """Whether a job may not begin. An argument that is not there, or cannot be compared, meets nothing."""
-        if self.task is not None and self.task != task:
+    def meets(self, names: Sequence[str], queue: str, arguments: Callable[[], Mapping[str, Any]]) -> bool:
+        """Whether a job may not begin, whose task has these names.
+
+        An argument that is not there, or cannot be compared, meets nothing.
+        """
+        if self.task is not None and self.task not in names:
             return False
         if self.parameter is None:
             return True
@@ -128,9 +131,9 @@ class Pause(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="
         """A pause loses nothing."""
         return False
 
-    def meets(self, task: str, queue: str, arguments: Callable[[], Mapping[str, Any]]) -> bool:
-        """Whether a job may not begin."""
-        return (self.what == "queue" and self.of == queue) or (self.what == "task" and self.of == task)
+    def meets(self, names: Sequence[str], queue: str, arguments: Callable[[], Mapping[str, Any]]) -> bool:
+        """Whether a job may not begin, whose task has these names."""
+        return (self.what == "queue" and self.of == queue) or (self.what == "task" and self.of in names)
 
     def rests(self, worker: str) -> bool:
         """Whether a worker takes nothing: it is named by its id, or by the beginning of it up to a colon."""

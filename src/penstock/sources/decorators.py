@@ -190,6 +190,11 @@ class TaskRegistry(Mapping[str, Task[Any, Any]]):
         """List every name that a job may have which can run here, aliases included."""
         return tuple(sorted({name for task in tuple(self._seen.values()) for name in (task.name, *task.aliases)}))
 
+    def all_names(self, name: str) -> tuple[str, ...]:
+        """List every name of the task that a name stands for, the name itself first; it alone where none is known."""
+        task = self.get(name)
+        return (name,) if task is None else tuple(dict.fromkeys((name, task.name, *task.aliases)))
+
     def find(self, name: str) -> Task[Any, Any]:
         """Return the task of that name. Raises `UnknownTaskError`, which lists the known ones."""
         try:
