@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
@@ -182,7 +183,9 @@ async def answer(ask: Callable[[Callable[[T, Exception | None], None]], None]) -
 
 
 def run_awaitable(awaitable: Awaitable[T], interrupt: Interrupt) -> T:
-    """Run an async body to its end in this thread, on a loop of its own.
+    """Run an async body to its end, on a loop of its own: in this thread, or beside it where one runs here already.
+
+    That one stands still until the body has ended: who calls a blocking verb within a loop asked for it.
 
     Raises:
         asyncio.CancelledError: the interrupt was thrown, and the body let itself be cancelled.
@@ -200,7 +203,12 @@ def run_awaitable(awaitable: Awaitable[T], interrupt: Interrupt) -> T:
         interrupt.on_set(stop)
         return await task
 
-    return asyncio.run(body())
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(body())
+    with ThreadPoolExecutor(1, thread_name_prefix="penstock-body") as beside:
+        return beside.submit(copy_context().run, asyncio.run, body()).result()
 
 
 def running_loop() -> Loop:

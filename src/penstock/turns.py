@@ -67,6 +67,8 @@ class Turns:
     def _most(self, called: str) -> tuple[str, int | None]:
         """Return a task's own name, and how many of it may run."""
         task = TASKS.get(called)
-        name = called if task is None else task.name
-        most = self._configured.get(name) or self._configured.get(called)
-        return name, most or (None if task is None else task.concurrency)
+        if task is None:
+            return called, self._configured.get(called)
+        names = (task.name, called, *task.aliases)
+        most = next((self._configured[name] for name in names if name in self._configured), task.concurrency)
+        return task.name, most

@@ -77,6 +77,30 @@ def test_an_argument_that_the_task_does_not_take_is_no_failed_assertion(waiting_
         assert_enqueued(greet, nmae="Ada")
 
 
+def test_a_mistyped_option_is_told_with_the_nearest(waiting_queue, assert_not_enqueued):
+    with pytest.raises(ArgumentsError, match=r"'quue' is no option either\. Did you mean 'queue'\?"):
+        assert_not_enqueued(greet, quue="mail")
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"state": "succeded"}, "'succeded' is not a state; .* Did you mean 'succeeded'"),
+        ({"delay": "soon"}, "'soon' is not a duration"),
+        ({"timeout": "x"}, "'x' is not a duration"),
+        ({"metadata": "team"}, "metadata is a table"),
+    ],
+)
+def test_what_no_job_can_be_is_refused_and_not_found_missing(waiting_queue, assert_not_enqueued, said, told):
+    with pytest.raises((ValueError, TypeError), match=told):
+        assert_not_enqueued(greet, **said)
+
+
+def test_who_leaves_out_the_queue_is_told():
+    with pytest.raises(TypeError, match="first the queue, or None for the default one, then the task"):
+        enqueued_on(greet, "Ada")
+
+
 def test_what_was_not_enqueued(waiting_queue, assert_not_enqueued):
     assert_not_enqueued()
     waiting_queue.enqueue(greet, "Ada")
@@ -186,6 +210,24 @@ def test_a_job_of_an_unknown_task_is_left(waiting_queue, drain):
     waiting_queue.enqueue(gone)
     TASKS.discard("kit.gone")
     assert drain(with_scheduled=True).left == {"queued": 1}
+
+
+async def wave(name: str) -> str:
+    await asyncio.sleep(0)
+    print("waving")
+    return name
+
+
+def test_a_drain_within_a_running_loop_runs_bodies_of_both_colours(waiting_queue, drain):
+    waving = task(name="kit.wave")(wave)
+
+    async def test() -> list[str]:
+        job = waiting_queue.enqueue(waving, "Ada")
+        waiting_queue.enqueue(greet, "Bob")
+        assert (drain().succeeded, job.result()) == (2, "Ada")
+        return [line.text for line in job.logs()]
+
+    assert asyncio.run(test()) == ["waving"]
 
 
 def test_what_a_drain_ran_is_not_run_again_by_a_worker(waiting_queue, drain):

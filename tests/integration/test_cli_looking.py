@@ -9,10 +9,8 @@ import pytest
 from cli_shell import Shell, process_as_before  # noqa: F401 - a fixture
 
 from penstock import JobQueue
-from penstock.cli.commands import COMMANDS
 from penstock.cli.session import Session
 from penstock.job.models import WorkerInfo
-from penstock.settings.environment import WITH_VARIABLES
 
 TASK_FILE = """
 from penstock import Run, task
@@ -214,14 +212,6 @@ def test_options_may_be_variables_and_flags_win(penstock, monkeypatch):
     assert [one["why"] for one in penstock.json("audit")] == ["by a variable"]
     assert [one["verb"] for one in penstock.json("audit", "--verb", "retry")] == ["retry"]
     assert penstock("watch", "greet") == 0  # it is scheduled: without the variable it would be followed
-
-
-@pytest.mark.parametrize("command", [c.name for c in COMMANDS if c.name.partition(" ")[0] in WITH_VARIABLES])
-def test_the_help_of_a_command_names_the_variable_of_each_option(command, penstock):
-    penstock(*command.split(), "--help")
-    own = " ".join(penstock.out.partition("Everywhere")[0].split())
-    options = own.count(" --")
-    assert own.count("[env var:") >= min(options, 1)
 
 
 def test_a_document_is_one_line_of_json(penstock):

@@ -107,3 +107,39 @@ def test_a_conflict_that_is_to_be_an_error_names_the_job_that_is_there(sh):
     there = enqueue(sh, "customer=a", "--key", "k")["id"]
     assert sh("enqueue", "report", "customer=b", "--key", "k", "--on-conflict", "raise") != 0
     assert there in sh.err
+
+
+# -- words that nobody knows ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("strike", "reprot"), "no task is known by the name 'reprot'; the rule holds for one that may come."),
+        (("pause", "task", "reprot"), "Did you mean 'report'?"),
+        (("pause", "queue", "defualt"), "no queue is known by the name 'defualt'"),
+        (("pause", "worker", "nobody"), "no worker is known by the name 'nobody'"),
+    ],
+)
+def test_a_rule_for_what_nobody_knows_holds_with_a_warning(sh, words, told):
+    assert sh(*words) == 0
+    assert told in sh.err
+    assert len(sh.json("rules")) == 1
+
+
+@pytest.mark.parametrize("words", [("strike", "report"), ("pause", "queue", "default"), ("strike", "*", "size > 3")])
+def test_a_rule_for_what_is_known_comes_without_a_warning(sh, words):
+    assert sh(*words) == 0
+    assert sh.err == ""
+
+
+def test_a_job_that_is_not_there_is_told_with_the_nearest_name(sh):
+    enqueue(sh, "customer=a")
+    assert sh("explain", "reprot") == 5
+    assert "Did you mean 'report'?" in sh.err
+
+
+def test_who_asks_for_workers_of_an_unknown_task_is_told_the_nearest(sh):
+    enqueue(sh, "customer=a")
+    assert sh("workers", "for-task", "reprot") == 0
+    assert "no worker that lives has 'reprot': its jobs wait for one. Did you mean 'report'?" in sh.err

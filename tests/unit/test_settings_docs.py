@@ -38,8 +38,7 @@ def test_each_file_loads(text, tmp_path):
 
 
 def test_the_variables_load(tmp_path):
-    (lines,) = blocks("sh")
-    env = dict(word.split("=", 1) for word in shlex.split(lines))
+    env = dict(word.split("=", 1) for lines in blocks("sh") for word in shlex.split(lines, comments=True))
     config = load(tmp_path, env=env).config
     assert config.tasks == ("jobs/", "shop.tasks")
     assert config.projects == ("examples/flights",)

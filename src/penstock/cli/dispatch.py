@@ -9,28 +9,26 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Group, Parameter
-from cyclopts.config import Env
 
 from penstock import __version__
 from penstock.cli import failures
 from penstock.cli.commands import COMMANDS
 from penstock.cli.failures import UsageError
+from penstock.cli.variables import LIST, Variables, is_on
 from penstock.plugin_commands import plugin_commands
-from penstock.settings.environment import WITH_VARIABLES
 
 _EVERYWHERE = Group("Everywhere", sort_key=100)
 _TAKES_ARGV = (("enqueue",), ("run",), ("schedules", "add"))
 _BUILT_IN = frozenset(command.name.partition(" ")[0] for command in COMMANDS)
-_LIST = "list"
-"""What a group of commands does that is called without one: ``penstock schedules``."""
 
 
 def _global(*names: str, count: bool = False) -> Parameter:
     return Parameter(name=names, group=_EVERYWHERE, negative="", show_default=False, count=count)
 
 
-def build() -> App:
+def build(variables: Variables | None = None) -> App:
     """Make the parser. Commands are imported when they are called."""
+    variables = variables or Variables()
     app = App(
         name="penstock",
         help="Run data pipelines as durable jobs on the job queue you already have.",
@@ -43,7 +41,6 @@ def build() -> App:
     for command in COMMANDS:
         first, _, second = command.name.partition(" ")
         usage = f"Usage: penstock {command.name} {command.usage}"
-        variables = _Variables("PENSTOCK_") if first in WITH_VARIABLES else None
         if first not in _grouped():
             app.command(command.target, name=first, usage=usage, help_format="plaintext", config=variables)
             continue
@@ -52,17 +49,9 @@ def build() -> App:
             groups[first] = App(name=first, help=_told_of(first), usage=told, help_format="markdown")
             app.command(groups[first])
         groups[first].command(
-            command.target, name=second or _LIST, usage=usage, help_format="plaintext", show=False, config=variables
+            command.target, name=second or LIST, usage=usage, help_format="plaintext", show=False, config=variables
         )
     return app
-
-
-class _Variables(Env):
-    """Names the variables of commands: ``PENSTOCK_DEAD_LETTERS_LIMIT``, where cyclopts 4 would write a hyphen."""
-
-    def _prefix(self, commands: tuple[str, ...]) -> str:
-        words = [word.upper().replace("-", "_") for word in commands if word != _LIST]
-        return self.prefix + "".join(f"{word}_" for word in words)
 
 
 def _plug_in(app: App) -> None:
@@ -86,21 +75,23 @@ def _completed(tokens: Sequence[str]) -> list[str]:
     if not tokens or tokens[0] not in _grouped() or all(command.name != tokens[0] for command in COMMANDS):
         return list(tokens)
     alone = all(token.startswith("-") for token in tokens[1:2]) and not {"--help", "-h"} & set(tokens[1:])
-    return [tokens[0], _LIST, *tokens[1:]] if alone else list(tokens)
+    return [tokens[0], LIST, *tokens[1:]] if alone else list(tokens)
 
 
 def dispatch(words: Sequence[str]) -> int:
     """Parse, run, and map what is raised; return the exit code. Never raises."""
     words, argv = _split(words)
     # Read without the parser, because its own errors are told in the same way.
-    as_json, verbose = "--json" in words, any(w == "--verbose" or _is_short_v(w) for w in words)
+    as_json = "--json" in words or is_on("PENSTOCK_JSON")
+    verbose = any(w == "--verbose" or _is_short_v(w) for w in words) or is_on("PENSTOCK_VERBOSE")
+    variables = Variables()
     try:
-        code = _run(build(), words, argv)
+        code = _run(build(variables), words, argv, variables)
         sys.stdout.flush()
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 0 if error.code is None else failures.BUG
     except BaseException as error:  # noqa: BLE001 - the outermost door
-        code = failures.tell(error, as_json=as_json, verbose=verbose)
+        code = failures.tell(error, as_json=as_json, verbose=verbose, told=variables.told)
         if code == failures.BROKEN_PIPE:
             # Python would complain when it flushes stdout at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -119,7 +110,7 @@ def _split(words: Sequence[str]) -> tuple[list[str], tuple[str, ...] | None]:
     return list(words[:at]), tuple(words[at + 1 :])
 
 
-def _run(app: App, words: list[str], argv: tuple[str, ...] | None) -> int:
+def _run(app: App, words: list[str], argv: tuple[str, ...] | None, variables: Variables) -> int:
     may_be_ours = not _BUILT_IN.isdisjoint(words)  # or the value of an option is called so
     if not may_be_ours:
         _plug_in(app)  # now: the parser answers --help before `launch` is called
@@ -165,10 +156,12 @@ def _run(app: App, words: list[str], argv: tuple[str, ...] | None) -> int:
         )  # fmt: skip
         session.listen()
         try:
-            return _code(command(*bound.args, **bound.kwargs, session=session))
+            with variables.taken():
+                return _code(command(*bound.args, **bound.kwargs, session=session))
         finally:
             session.close()
 
+    app.meta.config = variables
     app.meta.suppress_keyboard_interrupt = False
     called: Callable[..., Any] = app.meta
     return _code(called(words, exit_on_error=False, print_error=False, result_action="return_value"))

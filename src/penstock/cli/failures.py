@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 import traceback
+from collections.abc import Callable
 from typing import TextIO
 
 from cyclopts import CycloptsError
@@ -78,8 +79,13 @@ def hint(error: BaseException) -> str:
     return told
 
 
-def tell(error: BaseException, *, as_json: bool, verbose: bool, to: TextIO | None = None) -> int:
-    """Say what happened and what to do next, on stderr; return the exit code."""
+def tell(
+    error: BaseException, *, as_json: bool, verbose: bool, to: TextIO | None = None, told: Callable[[str], str] = str
+) -> int:
+    """Say what happened and what to do next, on stderr; return the exit code.
+
+    ``told`` says more of what the command line asked for: that it was a variable.
+    """
     stream = to or sys.stderr
     code = exit_code(error)
     if code == BROKEN_PIPE:
@@ -89,7 +95,8 @@ def tell(error: BaseException, *, as_json: bool, verbose: bool, to: TextIO | Non
     elif code == BUG:
         message = mask_text(f"{type(error).__name__}: {error}")
     else:
-        message = mask_text(str(error).strip())
+        message = str(error).strip()
+        message = mask_text(told(message) if code == USAGE else message)
     further = hint(error)
     if as_json:
         document = {

@@ -33,7 +33,9 @@ _REFRESH_S = 1.0
 
 def jobs(
     *,
-    status: Annotated[tuple[str, ...], Parameter(name=["--status", "--state", "-s"], show_default=False)] = (),
+    status: Annotated[
+        tuple[str, ...], Parameter(name=["--status", "--state", "-s"], negative="", show_default=False)
+    ] = (),
     name: Annotated[str | None, _OPTIONAL] = None,
     queue: Annotated[str | None, _OPTIONAL] = None,
     tag: Annotated[str | None, _OPTIONAL] = None,

@@ -6,7 +6,7 @@ A name is that of a task or a pipeline, else that of a schedule.
 from __future__ import annotations
 
 from penstock.client import JobQueue
-from penstock.core.exceptions import InvalidJobError, JobNotFoundError, ScheduleNotFoundError
+from penstock.core.exceptions import InvalidJobError, JobNotFoundError, ScheduleNotFoundError, did_you_mean
 from penstock.handle import JobHandle
 
 _GLOB = frozenset("*?")
@@ -28,8 +28,20 @@ def find(queue: JobQueue, ref: str) -> JobHandle:
         if isinstance(error, JobNotFoundError):
             if (last := _last_of_schedule(queue, ref)) is not None:
                 return last
-            error.args = (f"no job {ref!r} in this ledger: no id begins so, and no job has that name",)
+            told = f"no job {ref!r} in this ledger: no id begins so, and no job has that name"
+            near = did_you_mean(ref, names_of_jobs(queue))
+            error.args = (f"{told}.{near}" if near else told,)
         raise
+
+
+def names_of_jobs(queue: JobQueue) -> set[str]:
+    """Return the names that the jobs of the ledger have."""
+    return {tally.name for tally in queue.ledger.tally()}
+
+
+def runnable(queue: JobQueue) -> set[str]:
+    """Return the names of the tasks and pipelines that workers have which live."""
+    return {name for worker in queue.workers() for name in (*worker.tasks, *worker.pipelines)}
 
 
 def _last_of_schedule(queue: JobQueue, name: str) -> JobHandle | None:

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from cyclopts import Parameter
 
-from penstock.cli import show
+from penstock.cli import refs, show
 from penstock.cli.failures import OK, UsageError
 from penstock.cli.session import Session
+from penstock.core.exceptions import did_you_mean
+from penstock.job.steering import Strike
+from penstock.sources.decorators import TASKS
 
 if TYPE_CHECKING:
+    from penstock.client import JobQueue
     from penstock.job.steering import Rule
     from penstock.strikes import Struck
 
@@ -42,7 +46,9 @@ def strike(
         session: Handed in by the parser.
     """
     name, compared = _meant(task, condition)
-    done = session.queue().strike(name, *compared, drop=drop, why=why)
+    queue = session.queue()
+    done = queue.strike(name, *compared, drop=drop, why=why)
+    _doubt(session, queue, done.rule)
     return _told(session, done, "dropped" if drop else "held")
 
 
@@ -82,7 +88,10 @@ def pause(
         why: Why, for others; it stands in the audit.
         session: Handed in by the parser.
     """
-    return _told(session, session.queue().pause(**_of(what, name), why=why), "held")
+    queue = session.queue()
+    done = queue.pause(**_of(what, name), why=why)
+    _doubt(session, queue, done.rule)
+    return _told(session, done, "held")
 
 
 def resume(
@@ -162,6 +171,29 @@ def _of(what: str, name: str) -> dict[str, str]:
     if what not in ("queue", "task", "worker"):
         raise UsageError(f"say what {name!r} is: queue, task or worker; not {what!r}")
     return {what: name}
+
+
+def _doubt(session: Session, queue: JobQueue, rule: Rule) -> None:
+    """Say so where a rule names what nobody knows here: it holds all the same, for what may come."""
+    what, name = ("task", rule.task) if isinstance(rule, Strike) else (rule.what, rule.of)
+    if name is None or name in (known := _known(queue, what)):
+        return
+    if what == "task":  # of a project that has not run yet
+        queue.load_tasks()
+        known |= {*TASKS.names(), *queue.pipelines()}
+    if name not in known:
+        near = did_you_mean(name, known)
+        session.warn(f"no {what} is known by the name {name!r}; the rule holds for one that may come.{near}")
+
+
+def _known(queue: JobQueue, what: str) -> set[str]:
+    workers = queue.workers()
+    if what == "worker":
+        return {name for worker in workers for name in (worker.id, worker.id.rpartition(":")[0], worker.host)}
+    if what == "queue":
+        listened = {name for worker in workers for name in worker.queues}
+        return {*queue.config.worker.queues, *listened, *(tally.queue for tally in queue.ledger.tally())}
+    return refs.runnable(queue) | refs.names_of_jobs(queue)
 
 
 def _told(session: Session, done: Struck, what: str) -> int:

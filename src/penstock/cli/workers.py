@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from penstock.cli import show
+from penstock.cli import refs, show
 from penstock.cli.failures import OK, UsageError
 from penstock.cli.session import Session
 from penstock.core.durations import parse_duration_s
+from penstock.core.exceptions import did_you_mean
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -60,7 +61,8 @@ def for_task(
     """
     opened = session.look()
     found = opened.workers_for(name, seen_within_s=_seconds(seen_within))
-    return _print(session, found, opened.now(), f"no worker that lives has {name!r}: its jobs wait for one")
+    near = "" if found else did_you_mean(name, refs.runnable(opened) | refs.names_of_jobs(opened))
+    return _print(session, found, opened.now(), f"no worker that lives has {name!r}: its jobs wait for one.{near}")
 
 
 def _seconds(text: str | None) -> float:
@@ -80,10 +82,10 @@ def _print(session: Session, found: Sequence[WorkerInfo], now: datetime, nobody:
             session.document({"schema": "penstock.worker_info/1", **fields})
     elif not session.pretty:
         session.rows(_COLUMNS, ([_cell(getattr(worker, name)) for name in _COLUMNS] for worker in found))
-    elif not found:
-        session.say(nobody)
-    else:
+    elif found:
         _table(session, found, now)
+    if not found:
+        session.say(nobody)
     return OK
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -15,20 +16,15 @@ from penstock.core.exceptions import ConfigError
 from penstock.core.secrets import remember, secrets_in
 from penstock.settings.keys import FREE, known, meant, tables
 from penstock.settings.layers import Entry, Layer, flatten
+from penstock.settings.options import option_variables
 
 PREFIX = "PENSTOCK_"
-_RESERVED = re.compile(r"PENSTOCK_(CONFIG|ACTOR|REQUIRE_SERVICES|TEST_.*|FAIL|LOG(?!_LEVEL$).*)")
+_RESERVED = re.compile(
+    r"PENSTOCK_(CONFIG|PROJECT|JSON|VERBOSE|QUIET|NO_COLOR|ACTOR|REQUIRE_SERVICES|TEST_.*|FAIL|LOG(?!_LEVEL$).*)"
+)
 """Read elsewhere, or by our tests."""
 _OF_KUBERNETES = re.compile(r"PENSTOCK_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_\w+)?)")
 """Kubernetes puts such variables into every container beside a Service named ``penstock`` or ``penstock-web``."""
-WITH_VARIABLES = (
-    "audit", "cancel", "dead-letters", "explain", "pause", "queues", "requeue", "restore", "resume", "retry",
-    "snapshot", "strike", "watch", "workers",
-)  # fmt: skip
-"""Commands whose options may be given as ``PENSTOCK_COMMAND_OPTION``; those of the others are settings, or flags."""
-_OF_COMMANDS = re.compile(
-    rf"PENSTOCK_({'|'.join(word.upper().replace('-', '_') for word in WITH_VARIABLES)})_[A-Z0-9_]+"
-)
 _FLAGS = {"backend": "--url"}
 
 
@@ -61,11 +57,20 @@ def _variable(name: str, value: str) -> Layer:
         for part in reversed(path):
             table = {part: table}
         return flatten(table, lambda _path: origin)
-    if _OF_KUBERNETES.fullmatch(name) or _OF_COMMANDS.fullmatch(name):
+    if _OF_KUBERNETES.fullmatch(name) or name in option_variables():
         return {}
-    guess = meant(path)
-    hint = f"; did you mean {variable_of(guess)}?" if guess else ""
+    near = _near(name, path)
+    hint = f"; did you mean {near}?" if near else ""
     raise ConfigError(f"{origin}: there is no setting {key!r}{hint}")
+
+
+def _near(name: str, path: Sequence[str]) -> str:
+    """Name the variable that an unknown one most likely stands for; a setting, which holds everywhere, goes first."""
+    for names in (map(variable_of, known()), option_variables()):
+        if near := get_close_matches(name, list(names), n=1, cutoff=0.9):
+            return near[0]
+    guess = meant(path)
+    return variable_of(guess) if guess else ""
 
 
 def from_flags(flags: Mapping[str, Any]) -> Layer:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from penstock.core.durations import format_duration, parse_duration_s
-from penstock.job.lifecycle import shown_state
+from penstock.core.exceptions import ArgumentsError, did_you_mean
+from penstock.job.lifecycle import SHOWN_STATES, shown_state
 from penstock.job.models import Job, JobQuery, shown_spec
 from penstock.payload import plain_or_raise
 from penstock.signatures import plan_of
@@ -44,7 +45,8 @@ def assert_enqueued(
 
     Raises:
         AssertionError: there are none, or not so many; shows what was enqueued.
-        ArgumentsError: the task takes no such arguments.
+        ArgumentsError: the task takes no such arguments, and they name no option.
+        ValueError: an option cannot be so: a state or a span of time that is none.
     """
     queue = _queue(queue)
     wanted = _Wanted(queue, task, args, said)
@@ -86,7 +88,14 @@ class _Wanted:
             self._arguments = {name: _plain(value) for name, value in kwargs.items()}
         else:
             plan = plan_of(self._task.fn, self._task.name, self._task.signature)
-            self._arguments = {name: _plain(value) for name, value in plan.part_by_name(args, kwargs).items()}
+            try:
+                named = plan.part_by_name(args, kwargs)
+            except ArgumentsError as error:
+                odd = next((name for name in kwargs if name not in taken), None)
+                near = "" if odd is None else f"; {odd!r} is no option either.{did_you_mean(odd, _OPTIONS)}"
+                raise ArgumentsError(f"{error}{near}") from None
+            self._arguments = {name: _plain(value) for name, value in named.items()}
+        _check(self._options)
 
     def fits(self, job: Job) -> bool:
         if self._names and job.name not in self._names:
@@ -125,11 +134,27 @@ class _Wanted:
 
 
 def _queue(queue: JobQueue | None) -> JobQueue:
-    if queue is not None:
-        return queue
     from penstock.client import JobQueue
 
-    return JobQueue.default()
+    if queue is None:
+        return JobQueue.default()
+    if not isinstance(cast("Any", queue), JobQueue):
+        raise TypeError(f"first the queue, or None for the default one, then the task; not {queue!r}")
+    return queue
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    """Refuse what no job can be, so that nothing is asserted of a word that was mistyped."""
+    state, metadata = options.get("state"), options.get("metadata", {})
+    if state is not None and state not in SHOWN_STATES:
+        raise ValueError(
+            f"{state!r} is not a state; there are: {', '.join(SHOWN_STATES)}.{did_you_mean(state, SHOWN_STATES)}"
+        )
+    if not isinstance(metadata, Mapping):
+        raise TypeError(f"metadata is a table such as {{'team': 'etl'}}, not {metadata!r}")
+    for name in ("delay", "timeout"):
+        if options.get(name) not in (None, False, "none"):
+            parse_duration_s(options[name])
 
 
 def _names(task: Any) -> dict[str, None]:

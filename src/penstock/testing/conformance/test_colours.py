@@ -71,11 +71,14 @@ def test_the_async_twins_do_what_their_verbs_do(queue: JobQueue, start_worker: S
     asyncio.run(main())
 
 
-def test_an_enqueue_within_a_running_loop_works(queue: JobQueue, start_worker: StartWorker, record: Record) -> None:
+@pytest.mark.parametrize("body", [note, anote], ids=["def", "async def"])
+def test_an_enqueue_within_a_running_loop_works(
+    queue: JobQueue, start_worker: StartWorker, record: Record, body: Any
+) -> None:
     start_worker()
 
     async def main() -> str:
-        return queue.enqueue(note, file=record.file, label="from a notebook").result(20)
+        return queue.enqueue(body, file=record.file, label="from a notebook").result(20)
 
     assert asyncio.run(main()) == "from a notebook"
 
