@@ -18,7 +18,7 @@ _PROMISED_MAX = 256
 _STALE_MS = 5_000
 _EARLY_MS = 20
 _LATE_MS = 40
-"""Who comes later than this finds his place taken, if others ask meanwhile: a rate is to be kept, not only not exceeded."""
+"""Who comes later than this finds his place taken, if others ask meanwhile: a rate is to be kept up, too."""
 _NEAR_MS = 50
 """Who may begin so soon waits for it: to go and come back takes longer."""
 
