@@ -18,6 +18,7 @@ import msgspec
 from penstock.client import JobQueue, TasksNotLoadedWarning
 from penstock.core.secrets import mask_known, mask_text
 from penstock.core.visible import visible, visible_json
+from penstock.run import current_run
 from penstock.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -188,7 +189,9 @@ class _Veiled(logging.Formatter):
         self._formatter = formatter
 
     def format(self, record: logging.LogRecord) -> str:
-        return told(self._formatter.format(record))
+        run = current_run.get()  # what a body logs may hold what is secret in its own input
+        text = self._formatter.format(record)
+        return told(text if run is None else run.veil(text))
 
 
 def told(text: str) -> str:

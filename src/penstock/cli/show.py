@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from penstock.core.durations import format_duration
-from penstock.core.secrets import mask_data
+from penstock.core.secrets import mask_data, mask_text
 from penstock.core.visible import visible
 from penstock.job.lifecycle import State, shown_state
 from penstock.job.models import Attempt, Job, LogLine, NodeRun, shown_spec
@@ -279,6 +279,7 @@ def job_document(job: Job, now: datetime) -> dict[str, Any]:
         "schema": "penstock.job/1",
         **fields,
         "metadata": mask_data(job.metadata),
+        "tags": [mask_text(tag) for tag in job.tags],
         "state": shown_state(job, now),
         "stored_state": job.state.value,
         "spec": shown_spec(job.spec),
