@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, Literal, TextIO, cast
 
 from penstock import lines
+from penstock.core.visible import visible
 from penstock.job.models import LogLine
 from penstock.run import Run, current_run
 
@@ -264,6 +265,6 @@ def _text_of(record: logging.LogRecord) -> str:
 
 def _echo(line: LogLine) -> None:
     try:
-        sys.__stderr__.write(f"{line.job_id[-6:]} {line.level[:4]} {line.source} | {line.text}\n")  # type: ignore[union-attr]
+        sys.__stderr__.write(visible(f"{line.job_id[-6:]} {line.level[:4]} {line.source} | {line.text}\n"))  # type: ignore[union-attr]
     except (AttributeError, OSError, ValueError):
         pass  # no console, or a closed one

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from penstock.body import Ended
 from penstock.endings import MISSING
-from penstock.job.models import ErrorInfo
+from penstock.job.models import DamagedJob, ErrorInfo
 from penstock.payload import over_limits
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ logger = logging.getLogger("penstock.refusals")
 
 
 class Refusals:
-    """Ends jobs that nobody with a key has submitted, or whose input is over the limits; counts each by its kind."""
+    """Ends jobs that nobody with a key submitted, that are damaged, or over the limits; counts each by its kind."""
 
     def __init__(self, signer: Signer, limits: LimitsConfig, count: Callable[[str], None]) -> None:
         self._signer = signer
@@ -35,6 +35,9 @@ class Refusals:
             if problem.kind == "unknown_key":
                 return Ended(how="released", error=ErrorInfo(MISSING, problem.told))
             return Ended(how="raised", error=ErrorInfo("SignatureError", problem.told), retryable=False)
+        if isinstance(job, DamagedJob):
+            self._refused(job, "damaged", job.damage)
+            return Ended(how="raised", error=ErrorInfo("DamagedRowError", job.damage), retryable=False)
         told = over_limits(job.spec, self._limits)
         if told is not None:
             self._refused(job, "oversized", told)

@@ -155,7 +155,7 @@ class Run:
 
     @message.setter
     def message(self, value: str) -> None:
-        value = self._veil(printable(str(value)))[:_MESSAGE_MAX]
+        value = self.veil(printable(str(value)))[:_MESSAGE_MAX]
         if value != self._message:
             self._message = value
             self._emit(Progress(job_id=self.job_id, attempt=self.attempt, message=value))
@@ -182,10 +182,10 @@ class Run:
     def report(self, report: Report) -> None:
         """Pass on news of this attempt that a runner has made."""
         if isinstance(report, NodeRun) and report.error is not None:
-            report = msgspec.structs.replace(report, error=self._veil(report.error))
+            report = msgspec.structs.replace(report, error=self.veil(report.error))
         self._emit(report)
 
-    def _veil(self, text: str) -> str:
+    def veil(self, text: str) -> str:
         """Hide this process's secrets, and those of the job's own input."""
         if self._secrets is None:
             self._secrets = secrets_of(self._job)
@@ -198,7 +198,7 @@ class Run:
         if keeper is None:
             with _making:
                 keeper = self._keeper = self._keeper or LineKeeper(
-                    self.job_id, self.attempt, self._emit, max_bytes=self._log_max_bytes, veil=self._veil
+                    self.job_id, self.attempt, self._emit, max_bytes=self._log_max_bytes, veil=self.veil
                 )
         return keeper
 

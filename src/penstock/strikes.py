@@ -9,6 +9,7 @@ import msgspec
 from penstock import audit
 from penstock.core.exceptions import InvalidJobError, LedgerError, RuleNotFoundError, did_you_mean
 from penstock.core.records import Change
+from penstock.core.secrets import mask_text
 from penstock.job.models import NAME, QUEUE, JobQuery
 from penstock.job.steering import KIND, Pause, Rule, Strike
 from penstock.sources.decorators import TASKS, Task
@@ -128,7 +129,7 @@ def _pause_of(queue: str | None, task: Any, worker: str | None, why: str) -> Pau
         raise InvalidJobError(f"{of!r} is not a queue's name: 1 to 64 of A-Z a-z 0-9 _ . -")
     if what != "queue" and not NAME.fullmatch(of):
         raise InvalidJobError(f"{of!r} is not the name of a {what}")
-    return Pause(what=what, of=of, why=why)  # type: ignore[arg-type]
+    return Pause(what=what, of=of, why=mask_text(why))  # type: ignore[arg-type]
 
 
 def _task_name(task: Any) -> str | None:

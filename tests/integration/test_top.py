@@ -107,6 +107,29 @@ def test_the_screen_shows_functions_runs_logs_and_files_that_fail(queue):
     drive(filled(queue), act)
 
 
+def test_what_a_body_wrote_steers_no_terminal_and_is_no_markup(queue):
+    evil = "\x1b[2J\x9b1m\u202e[/red]"
+
+    @task(name="odd[/red]name", max_attempts=1)
+    def odd(run: Run) -> None:
+        run.log(f"told {evil}")
+        run.message = evil
+        raise ValueError(evil)
+
+    async def act(app, pilot):
+        await until(pilot, lambda: "ValueError" in log(app))
+        await pilot.press("tab", "enter")
+        await until(pilot, lambda: isinstance(app.screen, Page))
+        strips = app.screen._compositor.render_strips()
+        shown = "\n".join([head(app), log(app), str(lines(app, "runs")), *(strip.text for strip in strips)])
+        assert "␛[2J" in shown
+        assert not {"\x1b", "\x9b", "\u202e"} & set(shown)
+
+    with queue.captured():
+        queue.enqueue("odd[/red]name").wait(10)
+    drive(queue, act)
+
+
 def test_a_key_runs_the_selected_function_now(queue):
     async def act(app, pilot):
         before = queue.counts()

@@ -51,6 +51,40 @@ def test_a_file_that_anybody_may_change_is_not_run(jobs):
     assert loaded(jobs.parent) == (["good"], {"WorldWritable"})
 
 
+@pytest.fixture(params=["link", "open", "large"])
+def package(request, jobs, tmp_path_factory):
+    """A package whose own file is not to be run: it would leave a file behind."""
+    package = jobs / "package"
+    package.mkdir()
+    (package / "within.py").write_text(TASK.format(name="within"))
+    text = f"open({str(jobs.parent / 'executed')!r}, 'w').close()\n"
+    init = package / "__init__.py"
+    if request.param == "link":
+        init.symlink_to(tmp_path_factory.mktemp("outside") / "evil.py")
+    init.write_text(text + ("#" * 1024 * 1024 if request.param == "large" else ""))
+    if request.param == "open":
+        init.chmod(0o666)
+    return {"link": "OutsideRoot", "open": "WorldWritable", "large": "TooLarge"}[request.param]
+
+
+def test_a_package_is_not_entered_through_a_file_that_would_not_be_run(jobs, package):
+    assert loaded(jobs.parent) == (["good"], {package, "ImportError"})
+    assert not (jobs.parent / "executed").exists()
+
+
+def test_a_file_that_is_named_is_not_run_where_anybody_may_put_another_in_its_place(jobs):
+    jobs.chmod(0o777)
+    found = load_tasks(["jobs/good.py"], root=jobs.parent)
+    assert (found.tasks, [e.type for e in found.errors]) == ({}, ["WorldWritable"])
+    jobs.chmod(0o1777)  # as /tmp: others may add files, and change none of mine
+    assert load_tasks(["jobs/good.py"], root=jobs.parent).tasks == {"jobs/good.py": ("good",)}
+
+
+def test_a_link_to_itself_is_told_and_the_others_are_loaded(jobs):
+    (jobs / "loop.py").symlink_to(jobs / "loop.py")
+    assert loaded(jobs.parent) == (["good"], {"NotFound"})
+
+
 def test_a_folder_that_anybody_may_change_is_not_searched(jobs):
     jobs.chmod(0o777)
     assert loaded(jobs.parent) == ([], {"WorldWritable"})

@@ -24,6 +24,7 @@ from penstock.core.config import Config, SecurityConfig
 from penstock.core.exceptions import BackendError, LedgerError
 from penstock.core.secrets import mask_data, mask_known, mask_text, remember, secrets_in
 from penstock.job.models import Intent
+from penstock.job.steering import Strike
 from penstock.settings.environment import remember_environment
 from penstock.sources.decorators import TASKS
 
@@ -330,3 +331,33 @@ def test_a_log_line_of_an_async_body_hides_the_jobs_own_secrets(tmp_path):
         told = json.dumps([line.text for line in queue.ledger.logs(job.id)]) + repr(job.error)
     assert "the token is ***" in told
     assert "swordfish" not in told
+
+
+def test_a_strike_by_a_secret_argument_hides_it_and_its_reason():
+    one = Strike.of("pay", "api_key", "==", "STRIKE-value-1", why="token=STRIKE-why")
+    other = Strike.of("pay", "api_key", "==", "STRIKE-value-2")
+    assert "STRIKE" not in f"{one} {one.held} {one.why}"
+    assert one.held != other.held  # by it jobs are found again
+    assert str(Strike.of("pay", "amount", ">", 3)) == "pay, amount > 3"
+
+
+def test_the_word_after_a_secret_flag_in_running_text_is_hidden():
+    assert mask_text("curl --token hunter2 -H x --api-key 'a b' ok") == "curl --token *** -H x --api-key '***' ok"
+    assert mask_text("--password-file --quiet") == "--password-file --quiet"
+
+
+def test_a_logged_line_of_a_body_hides_its_jobs_secrets_in_the_workers_own_log(project):
+    code = (
+        "from penstock import JobQueue\n"
+        "with JobQueue.from_config() as q: q.enqueue('tell', api_key='INPUT-of-the-job', tags=['password=IN-a-tag'])"
+    )
+    (project / "leaks.py").write_text(
+        "import logging\nfrom penstock import task\n\n@task(name='tell')\ndef tell(api_key):\n"
+        "    logging.getLogger('driver').warning('with %s', api_key)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=project, env=environment(), check=True)
+    said = penstock(project, "worker", "--burst", code=0)
+    assert "driver: with ***" in said
+    assert "INPUT-of-the-job" not in said
+    for words in (["jobs", "--json"], ["status", "tell"], ["status", "tell", "--json"]):
+        assert "IN-a-tag" not in penstock(project, *words, code=0)

@@ -13,6 +13,7 @@ from cyclopts import CycloptsError
 
 from penstock.core import exceptions as errors
 from penstock.core.secrets import mask_text
+from penstock.core.visible import visible, visible_json
 
 OK = 0
 JOB_FAILED = 1
@@ -103,11 +104,11 @@ def tell(
             "schema": "penstock.error/1",
             "error": {"type": type(error).__name__, "message": message, "hint": further, "exit_code": code},
         }
-        stream.write(json.dumps(document, ensure_ascii=False) + "\n")
+        stream.write(visible_json(json.dumps(document, ensure_ascii=False)) + "\n")
         return code
     if verbose and code not in (INTERRUPTED, USAGE):
-        stream.write(mask_text("".join(traceback.format_exception(error))))
-    stream.write(f"penstock: error: {message}\n")
+        stream.write(visible(mask_text("".join(traceback.format_exception(error)))))
+    stream.write(visible(f"penstock: error: {message}\n"))
     if further:
-        stream.write(f"  next: {further}\n")
+        stream.write(visible(f"  next: {further}\n"))
     return code

@@ -128,7 +128,10 @@ def _warn_of_nobody(session: Session, queue: JobQueue, prepared: Backfill) -> No
     here = queue.gateway.in_process
     waits = prepared.todo or prepared.counts.live
     if waits and not here and not any(wanted in worker.queues for worker in queue.workers()):
-        session.say(f"[yellow]no worker listens to the queue {wanted}[/]; start one: penstock worker {wanted}")
+        from rich.text import Text
+
+        told = Text(f"no worker listens to the queue {wanted}", style="yellow")
+        session.say(Text.assemble(told, f"; start one: penstock worker {wanted}"))
 
 
 # -- for people -----------------------------------------------------------------------------------------------------
@@ -148,8 +151,8 @@ def _with_bar(session: Session, prepared: Backfill) -> Counts:
     timezone = prepared.schedule.plan.timezone
     session.say(_plan_text(prepared))
     progress = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[told]}"), console=session.err,
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[told]}", style="red", markup=False), console=session.err,
     )  # fmt: skip
     with progress:
         bar = progress.add_task(prepared.schedule.name, total=len(prepared.todo) + prepared.counts.live, told="")
@@ -165,7 +168,7 @@ def _with_bar(session: Session, prepared: Backfill) -> Counts:
 
 
 def _advance(progress: Progress, bar: Any, event: Event) -> None:
-    failed = f"[red]{event.counts.failed} failed[/]" if event.counts.failed else ""
+    failed = f"{event.counts.failed} failed" if event.counts.failed else ""
     progress.update(bar, completed=event.counts.ended, told=failed)
 
 

@@ -12,6 +12,7 @@ from penstock.cli import refs, show, watch
 from penstock.cli.failures import JOB_FAILED, OK
 from penstock.cli.session import Session
 from penstock.core.exceptions import JobCancelledError, JobFailedError, ResultTimeoutError
+from penstock.core.secrets import mask_text
 from penstock.job import schedules
 from penstock.job.lifecycle import State
 
@@ -102,7 +103,7 @@ def _facts(job: Job, now: datetime) -> list[tuple[str, str]]:
         facts.append(("waits", job.held or job.note or ""))
     if job.owner and job.state is State.RUNNING:
         facts.append(("worker", job.owner))
-    optional = {"key": job.key, "tags": ", ".join(job.tags), "again of": job.parent_id, "reason": job.reason}
+    optional = {"key": job.key, "tags": mask_text(", ".join(job.tags)), "again of": job.parent_id, "reason": job.reason}
     facts.extend((name, told) for name, told in optional.items() if told)
     return facts
 

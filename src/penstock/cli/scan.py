@@ -10,9 +10,8 @@ from cyclopts import Parameter
 
 from penstock.cli import show
 from penstock.cli.failures import CONFIG, OK
-from penstock.cli.session import Session
+from penstock.cli.session import Session, told
 from penstock.core.config import seconds
-from penstock.core.secrets import mask_text
 
 if TYPE_CHECKING:
     from penstock.job.scans import Scan
@@ -73,9 +72,9 @@ def _print(session: Session, scan: Scan) -> None:
         session.say(f"removed: {name}")
     for error in scan.errors:
         # Without markup: a traceback is full of brackets.
-        sys.stderr.write(mask_text(f"penstock: error: not loaded: {error.told}\n"))
+        sys.stderr.write(told(f"penstock: error: not loaded: {error.told}\n"))
         if error.traceback and not session.quiet:
-            sys.stderr.write(mask_text(error.traceback.rstrip()) + "\n")
+            sys.stderr.write(told(error.traceback.rstrip()) + "\n")
 
 
 def _print_table(session: Session, scan: Scan) -> None:

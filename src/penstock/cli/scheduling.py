@@ -16,6 +16,7 @@ from penstock.cli.session import Session, words
 from penstock.core.config import seconds
 from penstock.core.durations import parse_duration_s
 from penstock.core.exceptions import LedgerUnavailableError
+from penstock.core.visible import visible
 from penstock.declared import declare
 from penstock.rescan import Rescan
 from penstock.version_look import VersionLook
@@ -119,5 +120,5 @@ def _tell(session: Session, event: str, text: str, **fields: Any) -> None:
         session.document({"schema": "penstock.scheduler/1", "event": event, **fields})
         sys.stdout.flush()
     elif not session.quiet:
-        sys.stderr.write(f"penstock: {text}\n")
+        sys.stderr.write(visible(f"penstock: {text}\n"))
         sys.stderr.flush()

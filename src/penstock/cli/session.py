@@ -17,10 +17,13 @@ import msgspec
 
 from penstock.client import JobQueue, TasksNotLoadedWarning
 from penstock.core.secrets import mask_known, mask_text
+from penstock.core.visible import visible, visible_json
+from penstock.run import current_run
 from penstock.settings import Settings, load
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
 
     from penstock.core.config import Config
 
@@ -84,13 +87,20 @@ class Session:
 
     def _console(self, stream: Any) -> Console:
         from rich.console import Console
+        from rich.segment import Segment
 
         class QuietConsole(Console):
             def on_broken_pipe(self) -> None:
                 raise BrokenPipeError
 
+            def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+                for segment in super().render(renderable, options):
+                    yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
         plain = self.no_color or "NO_COLOR" in os.environ or not stream.isatty()
-        return QuietConsole(file=stream, no_color=plain, highlight=False, soft_wrap=not stream.isatty(), emoji=False)
+        return QuietConsole(
+            file=stream, no_color=plain, highlight=False, soft_wrap=not stream.isatty(), emoji=False, markup=False
+        )
 
     @property
     def pretty(self) -> bool:
@@ -105,15 +115,22 @@ class Session:
     def warn(self, text: str) -> None:
         """Tell the person at the terminal of trouble that is not the command's own; silent with ``-q``."""
         if not self.quiet:
-            sys.stderr.write(mask_text(f"penstock: warning: {text}\n"))
+            sys.stderr.write(told(f"penstock: warning: {text}\n"))
 
     def write(self, text: str) -> None:
-        """Write one line of data, as it is."""
-        sys.stdout.write(mask_known(text) + "\n")
+        """Write one line of data, as it is but for what steers a terminal."""
+        sys.stdout.write(visible(mask_known(text)) + "\n")
+
+    def pass_on(self, text: str) -> None:
+        """Write a text that is asked for itself: unchanged into a pipe or a file, as `write` to a terminal."""
+        if self.pretty:
+            self.write(text)
+        else:
+            sys.stdout.write(mask_known(text) + "\n")
 
     def document(self, value: Any) -> None:
         """Write one JSON document on one line."""
-        sys.stdout.write(mask_known(msgspec.json.encode(value, enc_hook=_plain).decode()) + "\n")
+        sys.stdout.write(visible_json(mask_known(msgspec.json.encode(value, enc_hook=_plain).decode())) + "\n")
 
     def raise_if_nobody_reads(self) -> None:
         """Raise BrokenPipeError when the reader of stdout has left: what waits for news writes nothing that fails."""
@@ -147,12 +164,12 @@ class Session:
 
         def show(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
             if isinstance(message, TasksNotLoadedWarning):
-                sys.stderr.write(f"penstock: error: {mask_text(str(message))}\n")
+                sys.stderr.write(f"penstock: error: {told(str(message))}\n")
                 if message.traceback:
-                    sys.stderr.write(f"{mask_text(message.traceback.rstrip())}\n")
+                    sys.stderr.write(f"{told(message.traceback.rstrip())}\n")
             elif issubclass(category, UserWarning):
                 if not self.quiet:
-                    sys.stderr.write(f"penstock: warning: {mask_text(str(message))}\n")
+                    sys.stderr.write(f"penstock: warning: {told(str(message))}\n")
             elif self.verbose:
                 shown(message, category, *place, **more)
 
@@ -165,14 +182,21 @@ class Session:
 
 
 class _Veiled(logging.Formatter):
-    """Writes as another formatter does, without secrets: libraries log the URLs that they connect to."""
+    """Writes as another formatter does, without secrets (libraries log the URLs that they connect to), and visibly."""
 
     def __init__(self, formatter: logging.Formatter) -> None:
         super().__init__()
         self._formatter = formatter
 
     def format(self, record: logging.LogRecord) -> str:
-        return mask_text(self._formatter.format(record))
+        run = current_run.get()  # what a body logs may hold what is secret in its own input
+        text = self._formatter.format(record)
+        return told(text if run is None else run.veil(text))
+
+
+def told(text: str) -> str:
+    """Return a text as it may be told to the person at the terminal: without secrets, and steering nothing."""
+    return visible(mask_text(text))
 
 
 def words(given: Sequence[str]) -> list[str]:

@@ -45,9 +45,8 @@ def backends(*, session: Annotated[Session, Parameter(parse=False)]) -> int:
         rows.append([*cells, Text(backend.hint, style="dim")])
     width = session.console.width
     session.console.print(show.table(("backend", *FLAGS, ""), rows, width=width, gives=[len(FLAGS) + 1]))
-    session.say(
-        "\n[green]●[/] the engine does it   [yellow]◐[/] penstock does it above the engine   [dim]–[/] not to be had"
-    )
+    signs = (("\n●", "green"), " the engine does it   ", ("◐", "yellow"), " penstock does it above the engine   ")
+    session.say(Text.assemble(*signs, ("–", "dim"), " not to be had"))
     return OK
 
 

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from penstock.core.durations import format_duration
-from penstock.core.secrets import mask_data
+from penstock.core.secrets import mask_data, mask_text
+from penstock.core.visible import visible
 from penstock.job.lifecycle import State, shown_state
 from penstock.job.models import Attempt, Job, LogLine, NodeRun, WorkerInfo, shown_spec
 
@@ -146,7 +147,7 @@ def table(
     ``gives`` are the columns that are cut where there is too little room, in that order; all others stay whole. (Rich
     takes from every column, so that one long error would leave two letters of each state.)
     """
-    lines = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+    lines = [[seen(cell if isinstance(cell, Text) else Text(cell)) for cell in row] for row in rows]
     widths = [max([cell_len(name), *(line[at].cell_len for line in lines)]) for at, name in enumerate(header)]
     excess = sum(widths) + 2 * (len(widths) - 1) - width
     for at in gives:
@@ -161,6 +162,13 @@ def table(
             line[at].truncate(widths[at], overflow="ellipsis")
         made.add_row(*line)
     return made
+
+
+def seen(text: Text) -> Text:
+    """Return the same text, with signs in the place of what steers a terminal: to be measured as it will be seen."""
+    if (shown := visible(text.plain)) != text.plain:
+        text.plain = shown
+    return text
 
 
 def cut(text: str, width: int) -> str:
@@ -278,6 +286,7 @@ def job_document(job: Job, now: datetime) -> dict[str, Any]:
         "schema": "penstock.job/1",
         **fields,
         "metadata": mask_data(job.metadata),
+        "tags": [mask_text(tag) for tag in job.tags],
         "state": shown_state(job, now),
         "stored_state": job.state.value,
         "spec": shown_spec(job.spec),

@@ -96,7 +96,9 @@ def init(
             session.write(f"{entry['outcome']}\t{entry['path']}")
         else:
             sign, style = ("✓", "green") if entry["outcome"] == "written" else ("=", "dim")
-            session.console.print(f"[{style}]{sign} {entry['outcome']:<8}[/] {entry['path']}")
+            from rich.text import Text
+
+            session.console.print(Text.assemble((f"{sign} {entry['outcome']:<8}", style), f" {entry['path']}"))
     session.say(_next(root, flowerpower=flowerpower))
     return OK
 

@@ -11,6 +11,7 @@ from penstock.cli import refs, show
 from penstock.cli.failures import OK, UsageError
 from penstock.cli.session import Session
 from penstock.core.exceptions import did_you_mean
+from penstock.core.secrets import mask_data
 from penstock.job.steering import Strike
 from penstock.sources.decorators import TASKS
 
@@ -216,4 +217,7 @@ def _kind(rule: Rule) -> str:
 
 
 def _fields(rule: Rule) -> dict[str, Any]:
-    return {"rule": str(rule), "kind": _kind(rule), "by": rule.by, "why": rule.why, **msgspec.to_builtins(rule)}
+    fields = msgspec.to_builtins(rule)
+    if isinstance(rule, Strike) and rule.parameter is not None and "value" in fields:
+        fields["value"] = mask_data({rule.parameter: fields["value"]})[rule.parameter]
+    return {"rule": str(rule), "kind": _kind(rule), "by": rule.by, "why": rule.why, **fields}

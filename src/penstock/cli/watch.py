@@ -18,6 +18,7 @@ from penstock.core.exceptions import (
     ResultError,
     ResultTimeoutError,
 )
+from penstock.core.visible import visible_json
 from penstock.handle import JobHandle
 from penstock.job.lifecycle import State
 from penstock.job.models import LogLine, Ref
@@ -150,7 +151,7 @@ def _print_parts(session: Session, queue: JobQueue, parts: dict[str, Any], refs:
         session.console.print(f"{name}:", style="bold", end=" ")
         session.console.print(f"{ref.kind}, {shape}{ref.size_bytes:,} bytes, {ref.uri}", soft_wrap=True)
         try:
-            session.console.print(_preview(queue.results.load_ref(ref)), markup=False)
+            session.console.print(_preview(queue.results.load_ref(ref)))
         except ResultError as error:
             tell(error, as_json=False, verbose=False)
 
@@ -166,9 +167,9 @@ def _preview(value: Any) -> str:
 
 def _print_plain(session: Session, value: Any) -> None:
     if isinstance(value, str):
-        session.write(value)
+        session.pass_on(value)
         return
     import msgspec
 
     text = msgspec.json.format(msgspec.json.encode(value), indent=2 if session.pretty else 0).decode()
-    session.write(text)
+    session.write(visible_json(text))

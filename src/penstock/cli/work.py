@@ -19,6 +19,7 @@ from penstock.core.config import seconds
 from penstock.core.durations import parse_duration_s
 from penstock.core.exceptions import LedgerError, PenstockError
 from penstock.core.secrets import mask_url
+from penstock.core.visible import visible
 from penstock.job.lifecycle import FINAL
 from penstock.job.limits import parse_memory_bytes
 from penstock.settings.checks import LOG_LEVELS
@@ -362,5 +363,5 @@ def _document(session: Session, event: str, **fields: Any) -> None:
 
 def _line(session: Session, text: str) -> None:
     if not session.quiet:
-        sys.stderr.write(f"penstock: {text}\n")
+        sys.stderr.write(visible(f"penstock: {text}\n"))
         sys.stderr.flush()

@@ -43,6 +43,9 @@ _QUOTED = re.compile(
     rf"""(?P<head>(?P<q>["'])(?P<name>[\w.\- ]{{1,80}})(?P=q)\s{{0,4}}[:=]\s{{0,4}}[bru]?(?=["'])){_VALUE}"""
 )
 _ASSIGNED = re.compile(rf"(?P<head>(?:{_WORD})[\w\-]{{0,40}}\s{{0,4}}=\s{{0,4}}){_VALUE}", re.IGNORECASE)
+_FLAG = re.compile(
+    rf"(?P<head>(?<![\w-])--?[\w\-]{{0,40}}(?:{_WORD})[\w\-]{{0,40}} {{1,4}}(?!-)){_VALUE}", re.IGNORECASE
+)
 _TOLD = re.compile(
     r"(?P<head>\b(?:passw(?:or)?d|passphrase|secret|api[_-]?key|(?:access|auth)[_-]?token"
     r"|authorization)\s{0,4}:\s{0,4}(?:(?:Bearer|Basic|Digest|Token)\s{1,4})?)"
@@ -130,6 +133,7 @@ def mask_text(text: str, secrets: Iterable[str] = ()) -> str:
     hidden = _QUOTED.sub(_without_quoted, hidden)
     hidden = _BEARER.sub(rf"\g<head>{MASK}", hidden)
     hidden = _ASSIGNED.sub(rf"\g<head>\g<open>{MASK}", hidden)
+    hidden = _FLAG.sub(rf"\g<head>\g<open>{MASK}", hidden)
     return _TOLD.sub(rf"\g<head>\g<open>{MASK}", hidden)
 
 

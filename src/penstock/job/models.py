@@ -178,6 +178,12 @@ class Job(_Asked, frozen=True, kw_only=True):
         return (self.publish_due_at - self.published_at).total_seconds()
 
 
+class DamagedJob(Job, frozen=True, kw_only=True):
+    """A job whose row holds what cannot be read: that is as by default here, and a worker lets the job fail."""
+
+    damage: str
+
+
 class Outcome(StrEnum):
     """What an enqueue did."""
 

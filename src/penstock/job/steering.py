@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import operator
 import re
 import shlex
@@ -13,6 +14,7 @@ import msgspec
 
 from penstock.core.exceptions import InvalidJobError, did_you_mean
 from penstock.job.models import NAME
+from penstock.core.secrets import MASK, is_secret_name, mask_text
 
 KIND = "steering"
 """What kind of record a strike or a pause is in the ledger."""
@@ -112,13 +114,20 @@ class Strike(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
         if comparison == "in" and not isinstance(plain, list):
             raise InvalidJobError(f"in takes a list; not {value!r}")
         return cls(
-            task=task, parameter=parameter, operator=cast("Operator", comparison), value=plain, drop=drop, why=why
+            task=task,
+            parameter=parameter,
+            operator=cast("Operator", comparison),
+            value=plain,
+            drop=drop,
+            why=mask_text(why),
         )
 
     def __str__(self) -> str:
         if self.parameter is None:
             return self.task or ""
         shown = msgspec.json.encode(self.value).decode()
+        if is_secret_name(self.parameter):  # jobs are found again by this text: two strikes must not read alike
+            shown = f"{MASK} ({hashlib.sha256(shown.encode()).hexdigest()[:6]})"
         told = f"{self.parameter} {self.operator} {shown if len(shown) <= _TEXT_MAX else shown[:_TEXT_MAX] + '...'}"
         return told if self.task is None else f"{self.task}, {told}"
 

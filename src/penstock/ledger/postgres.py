@@ -32,7 +32,6 @@ from penstock.ledger.postgres_server import Connection, PostgresServer
 
 _PURGE_BATCH = 500
 _WORKER_KEPT_S = 7 * 86_400.0
-_worker = msgspec.json.Decoder(WorkerInfo)
 
 
 class PostgresLedger(Ledger):
@@ -263,7 +262,7 @@ class PostgresLedger(Ledger):
     def workers(self, *, seen_within_s: float = 60.0) -> list[WorkerInfo]:
         """See `Ledger.workers`."""
         found = self._rows(postgres_sql.WORKERS, within_s=seen_within_s)
-        return [msgspec.structs.replace(_worker.decode(info), seen_at=rows.instant(at)) for info, at in found]
+        return [worker for info, at in found for worker in rows.worker_of(info, at)]
 
     def inspect(self) -> Sequence[Finding]:
         """See `Ledger.inspect`."""

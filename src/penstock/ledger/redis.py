@@ -39,7 +39,6 @@ _REPORT_BATCH = 500
 _PURGE_BATCH = 200
 _LOG_PAGE = 1000
 _WORKER_KEPT_S = 7 * 86_400.0
-_worker = msgspec.json.Decoder(WorkerInfo)
 _pack = msgspec.msgpack.encode
 
 
@@ -301,8 +300,8 @@ class RedisLedger(Ledger):
     def workers(self, *, seen_within_s: float = 60.0) -> list[WorkerInfo]:
         """See `Ledger.workers`."""
         told = self._server.run(redis_reads.WORKERS, self._time(), repr(seen_within_s))
-        seen = [(_worker.decode(info), rows.instant(float(at))) for info, at in told]
-        return sorted((msgspec.structs.replace(w, seen_at=at) for w, at in seen), key=lambda worker: worker.id)
+        seen = (worker for info, at in told for worker in rows.worker_of(info, float(at)))
+        return sorted(seen, key=lambda worker: worker.id)
 
     def inspect(self) -> Sequence[Finding]:
         """See `Ledger.inspect`."""

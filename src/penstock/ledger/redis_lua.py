@@ -75,16 +75,17 @@ local function place(r)
 end
 """
 
+# What is no number where one should be counts as 0: a damaged row stops no script that comes upon it.
 _LOAD = """
 local v = redis.call('HMGET', row, 'state', 'attempt', 'errors', 'crashes', 'publishes', 'scheduled_at', 'lease_until',
   'finished_at', 'publish_due_at', 'cancel_requested_at', 'held', 'note', 'owner', 'queue', 'expires_at')
 if not v[1] then return false end
 local r = {
-  state = v[1], attempt = tonumber(v[2] or 0), errors = tonumber(v[3] or 0), crashes = tonumber(v[4] or 0),
-  publishes = tonumber(v[5] or 0), scheduled_at = tonumber(v[6]), lease_until = v[7] and tonumber(v[7]),
-  finished_at = v[8] and tonumber(v[8]), publish_due_at = v[9] and tonumber(v[9]),
-  cancel_requested_at = v[10] and tonumber(v[10]), held = v[11], note = v[12], owner = v[13], queue = v[14],
-  expires_at = v[15] and tonumber(v[15]),
+  state = v[1], attempt = tonumber(v[2]) or 0, errors = tonumber(v[3]) or 0, crashes = tonumber(v[4]) or 0,
+  publishes = tonumber(v[5]) or 0, scheduled_at = tonumber(v[6]) or 0, lease_until = v[7] and (tonumber(v[7]) or 0),
+  finished_at = v[8] and (tonumber(v[8]) or 0), publish_due_at = v[9] and (tonumber(v[9]) or 0),
+  cancel_requested_at = v[10] and (tonumber(v[10]) or 0), held = v[11], note = v[12], owner = v[13], queue = v[14],
+  expires_at = v[15] and (tonumber(v[15]) or 0),
 }
 """
 
@@ -266,7 +267,7 @@ local function in_the_way(w)
     local key, states, period_s = w.unique[1], w.unique[2], w.unique[3]
     for _, h in ipairs(redis.call('ZREVRANGE', P .. 'unique:' .. key, 0, -1)) do
       local v = redis.call('HMGET', P .. 'job:' .. h, 'state', 'created_at')
-      if v[1] and states[v[1]] and (not period_s or tonumber(v[2]) > now - period_s) then return h end
+      if v[1] and states[v[1]] and (not period_s or (tonumber(v[2]) or 0) > now - period_s) then return h end
     end
   end
   {UNIQUE.get("key", "")}
@@ -392,7 +393,7 @@ local found = P .. 'finished:' .. state
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', found, '-inf', {until}, 'LIMIT', 0, limit)) do
   local row = P .. 'job:' .. id
   local v = redis.call('HMGET', row, 'state', 'finished_at', 'name', 'key', 'tick_key', 'parent_id', 'unique_key')
-  local r = {{state = v[1], finished_at = v[2] and tonumber(v[2])}}
+  local r = {{state = v[1], finished_at = v[2] and (tonumber(v[2]) or 0)}}
   if r.state == state and {may_start(rule)} then
     redis.call('UNLINK', row, row .. ':history', row .. ':logs', row .. ':nodes')
     redis.call('ZREM', found, id)

@@ -23,14 +23,14 @@ for _, id in ipairs(ids) do
     if v[5] or v[6] then
       shown = 'blocked'
     elseif at and at > now then
-      shown = tonumber(v[4] or 0) > 0 and 'retrying' or 'scheduled'
+      shown = (tonumber(v[4]) or 0) > 0 and 'retrying' or 'scheduled'
     end
   elseif state == 'running' then
     v = redis.call('HMGET', row, 'queue', 'name', 'started_at', 'cancel_requested_at', 'lease_until')
     at = tonumber(v[3])
     if v[4] then
       shown = 'cancelling'
-    elseif v[5] and tonumber(v[5]) < now then
+    elseif v[5] and (tonumber(v[5]) or 0) < now then
       shown = 'overdue'
     end
   else
@@ -45,7 +45,7 @@ for _, id in ipairs(ids) do
       at_of[key] = #told
     end
     one[4] = one[4] + 1
-    if at and at < one[5] then one[5] = at end
+    if at and (not one[5] or at < one[5]) then one[5] = at end
   end
 end
 for _, one in ipairs(told) do one[5] = one[5] and num(one[5]) or '' end
@@ -75,7 +75,8 @@ def tally(server: RedisServer, time: str, *, live: bool) -> list[Tally]:
         while True:
             last, told = server.run(_TALLY, time, state.value, after, _PAGE)
             for *group, number, first in told:
-                key = (group[0].decode(), group[1].decode(), group[2].decode())
+                queue, name, shown = (part.decode(errors="replace") for part in group)
+                key = (queue, name, shown)
                 count, known = counts.get(key, (0, None))
                 firsts = [at for at in (known, float(first) if first else None) if at is not None]
                 counts[key] = (count + number, min(firsts, default=None))

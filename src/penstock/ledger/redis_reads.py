@@ -60,8 +60,8 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'due', '-inf', num(now), 'L
   local row = P .. 'job:' .. id
   local v = redis.call('HMGET', row, 'queue', 'published_at', 'publish_due_at', 'scheduled_at')
   local published = v[2] and tonumber(v[2])
-  local waited_s = published and tonumber(v[3]) - published
-  if queues[v[1]] and published and waited_s < trusted_s and tonumber(v[4]) <= now then
+  local waited_s = published and (tonumber(v[3]) or 0) - published
+  if queues[v[1]] and published and waited_s < trusted_s and (tonumber(v[4]) or 0) <= now then
     local wait_s = math.min(math.max(2 * waited_s, grace_s), max_grace_s)
     redis.call('HSET', row, 'publish_due_at', num(now + wait_s))
     redis.call('ZADD', P .. 'due', num(now + wait_s), id)
@@ -133,7 +133,7 @@ for _, news in ipairs(cmsgpack.unpack(ARGV[3])) do
     local no = known and known[1] or redis.call('HLEN', row .. ':nodes')
     local started = news[6] or (known and known[3]) or false
     redis.call('HSET', row .. ':nodes', field, cmsgpack.pack({{no, news[5], started, news[7], news[8]}}))
-  elseif tonumber(redis.call('HGET', row, 'attempt') or 0) == attempt then
+  elseif (tonumber(redis.call('HGET', row, 'attempt')) or 0) == attempt then
     if #news[4] > 0 then redis.call('HSET', row, unpack(news[4])) end
   end
 end""")

@@ -41,7 +41,10 @@ def job_of(flat: Sequence[bytes]) -> Job:
     for at in range(0, len(flat), 2):
         name = flat[at]
         if name in _READ:  # what a newer release has added is not ours to know
-            values[name.decode()] = _READ[name](flat[at + 1])
+            try:
+                values[name.decode()] = _READ[name](flat[at + 1])
+            except ValueError:
+                values[name.decode()] = flat[at + 1]  # no bytes can be read there, so the row is a damaged one
     return rows.job_of(tuple(values.values()))
 
 
@@ -125,33 +128,35 @@ def _progress(news: Progress) -> list[str]:
 
 def entry_of(job_id: str, packed: bytes) -> HistoryEntry:
     """Decode an entry of a history."""
-    at, event, start, to, attempt, worker, reason, error = _entry.decode(packed)
-    return HistoryEntry(
-        job_id=job_id,
-        at=rows.instant(float(at)),
-        event=Event(event),
-        start=State(start),
-        to=State(to),
-        attempt=attempt,
-        worker=cast("str", worker) or None,
-        reason=cast("str", reason) or None,
-        error=rows.error_of(cast("str", error) or None),
-    )
+    with rows.told_of(f"the history of job {job_id}"):
+        at, event, start, to, attempt, worker, reason, error = _entry.decode(packed)
+        return HistoryEntry(
+            job_id=job_id,
+            at=rows.instant(float(at)),
+            event=Event(event),
+            start=State(start),
+            to=State(to),
+            attempt=attempt,
+            worker=cast("str", worker) or None,
+            reason=cast("str", reason) or None,
+            error=rows.error_of(cast("str", error) or None),
+        )
 
 
 def line_of(job_id: str, seq: int, packed: bytes) -> LogLine:
     """Decode a log line."""
-    attempt, at, level, source, text, node = _line.decode(packed)
-    return LogLine(
-        job_id=job_id,
-        attempt=attempt,
-        at=rows.instant(at),
-        level=level,
-        source=source,
-        text=text,
-        node=None if node is False else cast("str", node),
-        seq=seq,
-    )
+    with rows.told_of(f"the log of job {job_id}"):
+        attempt, at, level, source, text, node = _line.decode(packed)
+        return LogLine(
+            job_id=job_id,
+            attempt=attempt,
+            at=rows.instant(at),
+            level=level,
+            source=source,
+            text=text,
+            node=None if node is False else cast("str", node),
+            seq=seq,
+        )
 
 
 def node_of(job_id: str, field: bytes, packed: bytes) -> tuple[int, NodeRun]:

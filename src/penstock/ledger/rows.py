@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
-from penstock.core.exceptions import UnsupportedError, did_you_mean
+from penstock.core.exceptions import LedgerError, UnsupportedError, did_you_mean
 from penstock.core.records import Change, Record
 from penstock.job.lifecycle import SHOWN_STATES, Event, State
 from penstock.job.models import (
@@ -21,8 +22,10 @@ from penstock.job.models import (
     NodeRun,
     RetryPolicy,
     Submission,
+    WorkerInfo,
 )
 from penstock.ledger import records_sql
+from penstock.ledger.damage import UNREADABLE, check_types, damaged_job
 
 COLUMNS: tuple[str, ...] = Job.__struct_fields__
 """A job's row has a column for each field of `Job`, by the same name and in the same order."""
@@ -40,11 +43,18 @@ ASKED: tuple[str, ...] = tuple(f for f in Intent.__struct_fields__ if f in COLUM
 """What a submitter decides and a row keeps as it is."""
 _INSTANTS = tuple(name for name in COLUMNS if name.endswith(("_at", "_until")))
 LAST_INSTANT = 253_402_300_799.0  # the end of the year 9999: datetime knows no later one
+_FIRST_INSTANT = -62_135_596_800.0  # the beginning of the year 1
 _DEFAULT_BACKOFF = RetryPolicy()
 _policy = msgspec.json.Decoder(RetryPolicy)
 _error = msgspec.json.Decoder(ErrorInfo)
 _tags = msgspec.json.Decoder(tuple[str, ...])
 _metadata = msgspec.json.Decoder(dict[str, str])
+_worker = msgspec.json.Decoder(WorkerInfo)
+_check_types = check_types(COLUMNS)
+_READERS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(_INSTANTS, lambda seconds: instant(seconds)), "state": State, "backoff": _policy.decode,
+    "tags": _tags.decode, "metadata": _metadata.decode, "error": _error.decode,
+}  # fmt: skip
 
 
 def check_shown(states: Sequence[str]) -> None:
@@ -66,8 +76,11 @@ def cannot_join(ledger: str, hint: str = "") -> UnsupportedError:
 
 
 def instant(seconds: float) -> datetime:
-    """Turn the ledger's seconds since 1970 into an aware instant."""
-    return datetime.fromtimestamp(seconds, UTC)
+    """Turn the ledger's seconds since 1970 into an aware instant; beyond the calendar it is the first or the last."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, OSError, ValueError):
+        return datetime.fromtimestamp(LAST_INSTANT if seconds > 0 else _FIRST_INSTANT, UTC)
 
 
 def later(now: float, delay_s: float) -> float:
@@ -127,34 +140,53 @@ def enqueued(job: Job) -> HistoryEntry:
 def entry_of(job_id: str, row: Sequence[Any]) -> HistoryEntry:
     """Decode a row of a job's history: at, event, start, to, attempt, worker, reason, error."""
     at, event, start, to, attempt, worker, reason, error = row
-    return HistoryEntry(
-        job_id=job_id,
-        at=instant(at),
-        event=Event(event),
-        start=State(start),
-        to=State(to),
-        attempt=attempt,
-        worker=worker,
-        reason=reason,
-        error=error_of(error),
-    )
+    with told_of(f"the history of job {job_id}"):
+        return HistoryEntry(
+            job_id=job_id,
+            at=instant(at),
+            event=Event(event),
+            start=State(start),
+            to=State(to),
+            attempt=attempt,
+            worker=worker,
+            reason=reason,
+            error=error_of(error),
+        )
 
 
 def line_of(job_id: str, row: Sequence[Any]) -> LogLine:
     """Decode a row of a job's log: attempt, at, level, source, text, node, seq."""
     attempt, at, level, source, text, node, seq = row
-    return LogLine(
-        job_id=job_id, attempt=attempt, at=instant(at), level=level, source=source, text=text, node=node, seq=seq
-    )
+    with told_of(f"the log of job {job_id}"):
+        return LogLine(
+            job_id=job_id, attempt=attempt, at=instant(at), level=level, source=source, text=text, node=node, seq=seq
+        )
 
 
 def node_of(job_id: str, row: Sequence[Any]) -> NodeRun:
     """Decode a row of a job's nodes: attempt, name, state, started at, elapsed, error."""
     attempt, name, state, started, elapsed_s, error = row
-    started_at = None if started is None else instant(started)
-    return NodeRun(
-        job_id=job_id, attempt=attempt, name=name, state=state, started_at=started_at, elapsed_s=elapsed_s, error=error
-    )
+    with told_of(f"a node of job {job_id}"):
+        return NodeRun(
+            job_id=job_id, attempt=attempt, name=name, state=state, elapsed_s=elapsed_s, error=error,
+            started_at=None if started is None else instant(started),
+        )  # fmt: skip
+
+
+@contextmanager
+def told_of(what: str) -> Generator[None]:
+    """Raise `LedgerError` for what lies in the ledger and cannot be read."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise LedgerError(f"{what} cannot be read, it is damaged in the ledger: {error}") from error
+
+
+def worker_of(told: str | bytes, seen_at: float | None = None) -> Iterator[WorkerInfo]:
+    """Decode what a worker has told of itself; nothing of what no worker has."""
+    with suppress(*UNREADABLE):
+        found = _worker.decode(told)
+        yield found if seen_at is None else msgspec.structs.replace(found, seen_at=instant(seen_at))
 
 
 def json_text(value: Any) -> str | None:
@@ -178,12 +210,20 @@ def backoff_text(backoff: RetryPolicy) -> str | None:
 
 
 def job_of(row: Sequence[Any]) -> Job:
-    """Decode a row of `COLUMNS`."""
+    """Decode a row of `COLUMNS`; one that cannot be read is a `DamagedJob`."""
+    try:
+        return _job_of(row)
+    except UNREADABLE:
+        return damaged_job(dict(zip(COLUMNS, row, strict=True)), _READERS)
+
+
+def _job_of(row: Sequence[Any]) -> Job:
+    _check_types(row)
     values: dict[str, Any] = dict(zip(COLUMNS, row, strict=True))
     for name in _INSTANTS:
         seconds = values[name]
         if seconds is not None:
-            values[name] = datetime.fromtimestamp(seconds, UTC)
+            values[name] = instant(seconds)
     values["state"] = State(values["state"])
     values["backoff"] = _DEFAULT_BACKOFF if values["backoff"] is None else _policy.decode(values["backoff"])
     values["tags"] = () if values["tags"] is None else _tags.decode(values["tags"])

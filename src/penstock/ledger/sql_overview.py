@@ -33,6 +33,12 @@ UPCOMING = (
 def tallies_of(found: Iterable[Sequence[Any]]) -> list[Tally]:
     """Decode the rows of `TALLY`."""
     return [
-        Tally(queue=queue, name=name, state=state, count=count, first_at=None if at is None else rows.instant(at))
+        Tally(
+            queue=str(queue),
+            name=str(name),
+            state=state,
+            count=count,
+            first_at=rows.instant(at) if isinstance(at, int | float) else None,
+        )
         for queue, name, state, count, at in found
     ]

@@ -85,7 +85,6 @@ _TELL = (
 )
 _PURGE_BATCH = 500  # jobs a transaction, so that nobody waits long for the write lock
 _WORKER_KEPT_S = 7 * 86_400.0
-_worker = msgspec.json.Decoder(WorkerInfo)
 
 
 class SqliteLedger(Ledger):
@@ -380,7 +379,8 @@ class SqliteLedger(Ledger):
     def workers(self, *, seen_within_s: float = 60.0) -> list[WorkerInfo]:
         """See `Ledger.workers`."""
         statement = "SELECT info FROM workers WHERE seen_at >= ? ORDER BY id"
-        return [_worker.decode(info) for (info,) in self._rows(statement, (self._clock() - seen_within_s,))]
+        found = self._rows(statement, (self._clock() - seen_within_s,))
+        return [worker for (info,) in found for worker in rows.worker_of(info)]
 
     def inspect(self) -> Sequence[Finding]:
         """See `Ledger.inspect`."""

@@ -142,11 +142,10 @@ class _Scan:
         for path in entries:
             if path.name.startswith((".", "__pycache__")) or not (path.is_dir() or path.suffix == ".py"):
                 continue
-            real = path.resolve()
-            if not real.is_relative_to(boundary):
-                told = f"it is a link to {real}, out of {boundary}; name that folder in `tasks` to load it"
-                self._errors.append(LoadError(self._shown(path), "OutsideRoot", told))
-            elif real in visited:
+            real = _real(path)
+            if real is None:
+                self._tell(path, "NotFound", "it is a link that leads to itself")
+            elif self._leads_out(path, real, boundary) or real in visited:
                 continue
             elif path.is_dir():
                 if not (path / "pyvenv.cfg").exists():
@@ -160,7 +159,8 @@ class _Scan:
             self._errors.append(LoadError(entry, "NotFound", f"there is no file {path}"))
             return
         path = path.parent.resolve() / path.name
-        self._file(path, self._base(path.parent))
+        if not self._anybody_may_replace(path):
+            self._file(path, self._base(path.parent))
 
     def _base(self, folder: Path) -> Path:
         """Return the folder that relative imports may reach up to: above all packages, within the root."""
@@ -181,16 +181,40 @@ class _Scan:
                 f"any user of this machine may change {path}, so nothing in it is run; chmod o-w {path}, or set "
                 "security.trust_world_writable = true"
             )
-            self._errors.append(LoadError(self._shown(path), "WorldWritable", told))
+            self._tell(path, "WorldWritable", told)
         return bool(writable)
+
+    def _tell(self, path: Path, kind: str, told: str) -> None:
+        error = LoadError(self._shown(path), kind, told)
+        if error not in self._errors:  # of a package once, however many files it has
+            self._errors.append(error)
+
+    def _anybody_may_replace(self, file: Path) -> bool:
+        """Tell of a file in a folder where every user may put another in its place; under a sticky bit nobody may."""
+        sticky = file.parent.stat().st_mode & stat.S_ISVTX
+        return not sticky and self._anybody_may_change(file.parent)
+
+    def _leads_out(self, path: Path, real: Path, boundary: Path) -> bool:
+        """Tell of a link that leads out of the folder that is searched."""
+        if real.is_relative_to(boundary):
+            return False
+        told = f"it is a link to {real}, out of {boundary}; name that folder in `tasks` to load it"
+        self._tell(path, "OutsideRoot", told)
+        return True
+
+    def _is_refused(self, file: Path) -> bool:
+        """Tell of a file that is not to be run, whatever it says."""
+        if self._anybody_may_change(file):
+            return True
+        if file.stat().st_size <= LARGEST_BYTES:
+            return False
+        told = f"{file} is larger than {LARGEST_BYTES:,} bytes: that is no file of tasks"
+        self._tell(file, "TooLarge", told)
+        return True
 
     def _file(self, file: Path, base: Path) -> None:
         shown = self._shown(file)
-        if self._anybody_may_change(file):
-            return
-        if file.stat().st_size > LARGEST_BYTES:
-            told = f"{file} is larger than {LARGEST_BYTES:,} bytes: that is no file of tasks"
-            self._errors.append(LoadError(shown, "TooLarge", told))
+        if self._is_refused(file):
             return
         try:
             name = self._parents(file, base)
@@ -218,8 +242,10 @@ class _Scan:
             name = loading.child_name(name, folder.name)
             if init not in self._failed:
                 try:
-                    self._run_file(name, init)
-                    continue
+                    if not self._package_is_refused(folder, init, base):
+                        self._run_file(name, init)
+                        continue
+                    self._failed.add(init)
                 except (Exception, SystemExit, loading.TooSlowError) as error:  # noqa: BLE001 - see _file
                     self._failed.add(init)
                     self._errors.append(loading.error_of(self._shown(init), error))
@@ -227,6 +253,12 @@ class _Scan:
             self._errors.append(LoadError(self._shown(file), "ImportError", told))
             return None
         return name
+
+    def _package_is_refused(self, folder: Path, init: Path, base: Path) -> bool:
+        """Tell of a package whose own file is not to be run: the names of files alone do not lead to it."""
+        boundary = self._root if base.is_relative_to(self._root) else base
+        real = init.resolve()
+        return self._leads_out(init, real, boundary) or self._anybody_may_replace(init) or self._is_refused(init)
 
     def _run_file(self, name: str, file: Path) -> None:
         key = str(file)
@@ -288,6 +320,14 @@ class _Scan:
 
     def _shown(self, path: Path) -> str:
         return str(path.relative_to(self._root)) if path.is_relative_to(self._root) else str(path)
+
+
+def _real(path: Path) -> Path | None:
+    """Return where a path leads to; None for links that lead to themselves."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # RuntimeError: before Python 3.13
+        return None
 
 
 def _seen(file: Path) -> tuple[int, int] | None:

@@ -15,6 +15,7 @@ from textual.widgets import DataTable, Footer, Input, RichLog, Static
 
 from penstock.cli import show
 from penstock.core.exceptions import PenstockError
+from penstock.core.visible import visible
 from penstock.job.lifecycle import State, shown_state
 from penstock.job.models import Job
 from penstock.job.schedules import SCHEDULE
@@ -49,15 +50,15 @@ class Page(ModalScreen[None]):
         padding: 0 1; }
     """
 
-    def __init__(self, title: str, content: Any) -> None:
+    def __init__(self, title: str, content: Text) -> None:
         super().__init__()
         self._title = title
-        self._content = content
+        self._content = show.seen(content)
 
     def compose(self) -> ComposeResult:
         """See Textual."""
         with VerticalScroll() as box:
-            box.border_title = self._title
+            box.border_title = _title(self._title)
             box.border_subtitle = "Esc closes"
             yield Static(self._content)
 
@@ -174,8 +175,8 @@ class Top(App[None]):
             self._runs.move_cursor(row=0, animate=False)  # who looks elsewhere wants to see the newest
         _fill(self._runs, {key: draw.run_cells(job, snapshot.at, short[key]) for key, job in self._jobs.items()})
         filtered = f"  (only: {self._filter})" if self._filter else ""
-        self._functions.border_title = f"functions {len(rows)}{filtered}"
-        self._runs.border_title = f"runs, the newest {len(jobs)}{filtered}"
+        self._functions.border_title = _title(f"functions {len(rows)}{filtered}")
+        self._runs.border_title = _title(f"runs, the newest {len(jobs)}{filtered}")
         self._show_log()
 
     @property
@@ -187,9 +188,11 @@ class Top(App[None]):
         if not self._stands:
             return
         if self.snapshot is None:
-            self.query_one("#head", Static).update(Text(f"⚠ {trouble}", style="bold red"))
+            self.query_one("#head", Static).update(show.seen(Text(f"⚠ {trouble}", style="bold red")))
         else:
-            self.query_one("#head", Static).update(Text("\n").join(draw.head(self.snapshot, trouble=trouble)))
+            self.query_one("#head", Static).update(
+                show.seen(Text("\n").join(draw.head(self.snapshot, trouble=trouble)))
+            )
 
     def _fits(self, name: str) -> bool:
         return self._filter.lower() in name.lower()
@@ -253,10 +256,10 @@ class Top(App[None]):
             return
         self._shown_log = (job.id, len(lines))
         short = show.short_ids([job.id])[job.id]
-        self._lines.border_title = f"log: {job.name} {short} (attempt {job.attempt})"
+        self._lines.border_title = _title(f"log: {job.name} {short} (attempt {job.attempt})")
         self._lines.clear()
         for line in lines or [Text("nothing was written", style="dim")]:
-            self._lines.write(line)
+            self._lines.write(show.seen(line))
 
     # -- acting -------------------------------------------------------------------------------------------------------
 
@@ -298,7 +301,7 @@ class Top(App[None]):
             told, severity = verb(), "information"
         except PenstockError as error:
             told, severity = str(error), "error"
-        self.call_from_thread(self.notify, told, severity=severity, markup=False)
+        self.call_from_thread(self.notify, visible(told), severity=severity, markup=False)
         self.call_from_thread(self.action_look)
 
     def action_detail(self) -> None:
@@ -325,7 +328,7 @@ class Top(App[None]):
             if job.error is not None and job.error.traceback:
                 parts += [Text(), Text(job.error.traceback.rstrip(), style="red")]
         except PenstockError as error:
-            self.call_from_thread(self.notify, str(error), severity="error", markup=False)
+            self.call_from_thread(self.notify, visible(str(error)), severity="error", markup=False)
             return
         self.call_from_thread(self.push_screen, Page(job.name, Text("\n").join(parts)))
 
@@ -364,7 +367,7 @@ def _fill(table: Table, lines: dict[str, list[Text]]) -> None:
     at_top = at == 0 and not table.has_focus
     table.clear()
     for name, cells in lines.items():
-        table.add_row(*cells, key=name)
+        table.add_row(*map(show.seen, cells), key=name)
     names = list(lines)
     if not names or at_top:
         table.scroll_home(animate=False)
@@ -377,6 +380,11 @@ def _selected(table: Table) -> str | None:
     if not table.row_count:
         return None
     return table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value
+
+
+def _title(text: str) -> Any:
+    """Return the title of a box: a str would be read as Textual's markup."""
+    return show.seen(Text(text))
 
 
 def _short(job_id: str) -> str:
