@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from penstock.dependencies import CurrentJob, CurrentQueue, Depends, Shared, TaskArgument
+from penstock.dependencies import CurrentJob, CurrentQueue, Depends, Shared, TaskArgument, TaskLogger
 from penstock.sources.decorators import task
 
 MODULE = __name__
@@ -30,6 +30,17 @@ def entered(label: str = TaskArgument()) -> Generator[str]:
 async def pool() -> AsyncGenerator[asyncio.AbstractEventLoop]:
     """What belongs to the loop that it was made on."""
     yield asyncio.get_running_loop()
+
+
+@contextmanager
+def surrounding(label: str = TaskArgument(), one: str = Depends(opened), log: Any = TaskLogger()) -> Generator[None]:
+    """What a worker puts around a body."""
+    log.info("before %s", label)
+    yield
+    log.info("after %s", one)
+
+
+around = Depends(surrounding)
 
 
 @task(name="conformance.depends")
