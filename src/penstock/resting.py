@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from typing import TYPE_CHECKING
+
+from penstock.core.exceptions import LedgerError
 
 if TYPE_CHECKING:
     from penstock.core.base import WorkOrder
@@ -27,19 +30,32 @@ class Resting:
         self._at_work = False
 
     def work(self, order: WorkOrder) -> None:
-        """`Gateway.work`, again after each rest; return when the engine's worker has ended and does not rest."""
+        """`Gateway.work`, again after each rest; return when the engine's worker has ended and does not rest.
+
+        Who begins while it is paused rests first: a pause outlives the process that it was made for.
+        """
         self._leaving.clear()
         self._rests.clear()
-        while True:
+        with contextlib.suppress(LedgerError):  # who looks again and again will see it
+            self.look()
+        if self._rests.is_set():
+            order.on_ready()
+            self._rest()
+            self._woken()
+        while not self._leaving.is_set():
             self._at_work = True
             try:
                 self._rooms.gateway.work(order)
             finally:
                 self._at_work = False
-            while self._rests.is_set() and not self._leaving.wait(_LOOK_S):
-                pass
-            if self._leaving.is_set() or not self._woken():
+            rested = self._rests.is_set()
+            self._rest()
+            if not (self._woken() or rested):
                 return
+
+    def _rest(self) -> None:
+        while self._rests.is_set() and not self._leaving.wait(_LOOK_S):
+            pass
 
     def _woken(self) -> bool:
         """Whether it ended because it was to rest."""

@@ -143,6 +143,11 @@ class Vitals:
         """Hear that it has not."""
         self._ledger.error = mask_url(str(error))
 
+    def begin(self) -> None:
+        """Hear that the worker has started: it works, unless somebody has paused it already."""
+        if self.phase != "paused":
+            self.phase = "working"
+
     def rest(self) -> None:
         """Hear that somebody has paused this worker: nobody asks its engine for messages, and none need answer."""
         self.phase = "paused"

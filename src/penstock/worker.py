@@ -282,6 +282,7 @@ class Worker(Runs):
         self._failure = None
         self._ready.clear()
         self._done.clear()
+        self.vitals.phase = "starting"
         self._thread = threading.Thread(target=self._work, name="penstock-worker", daemon=True)
         self._thread.start()
         while not self._ready.wait(_BURST_POLL_S) and not self._done.is_set():
@@ -290,7 +291,7 @@ class Worker(Runs):
         if self._failure is not None:
             self._end()
             raise self._failure
-        self.vitals.phase = "working"
+        self.vitals.begin()
         self.queue.sweeper.start(each_time=self._look, refused=self._refuse)
         if self._schedules:
             self.queue.job_files.start()

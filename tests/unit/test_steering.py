@@ -327,6 +327,18 @@ def test_who_lists_workers_is_told_which_are_paused_by_whom_and_why(queue, repor
         assert [worker.paused for worker in queue.workers()] == [""]
 
 
+def test_a_worker_that_begins_while_it_is_paused_takes_nothing_until_it_is_resumed(queue, report):
+    host = queue.owner.split(":")[0]
+    queue.pause(worker=host)
+    job = queue.enqueue(report, "a")
+    with queue.worker() as worker:
+        assert (worker.vitals.phase, worker._resting._at_work, job.state) == ("paused", False, "queued")
+        queue.resume(worker=host)
+        assert job.result(20) == "a"
+        assert worker.vitals.phase == "working"
+    assert job.job.attempt == 1
+
+
 def test_a_paused_worker_can_be_stopped(queue):
     with queue.worker() as worker:
         queue.pause(worker=queue.owner.split(":")[0])
