@@ -12,7 +12,7 @@ from pathlib import Path
 
 from penstock import registry
 from penstock.core import capabilities
-from penstock.core.capabilities import FLAGS, Capabilities
+from penstock.core.capabilities import FEATURES, FLAGS, Capabilities
 from penstock.core.hookspecs import GROUP
 from penstock.job import lifecycle
 from penstock.job.lifecycle import TRANSITIONS
@@ -21,6 +21,9 @@ from penstock.servers.redis_url import SCHEMES as REDIS_SCHEMES
 ROOT = Path(__file__).parents[1]
 MADE = "<!-- made by `make docs`: change the source it names, not this page -->"
 START, END = "<!-- capabilities: made by `make docs` -->", "<!-- end of capabilities -->"
+
+
+_ABOVE = "Done by penstock above the engines, and so in the same way on each:"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -67,6 +70,20 @@ def capability_table() -> str:
     return _table(["transport", *FLAGS], rows)
 
 
+def feature_table() -> str:
+    """Draw what is done above the engines; transports on which all of it is had alike share a column."""
+    columns: dict[tuple[str, ...], list[str]] = {}
+    for scheme, found in _transports().items():
+        columns.setdefault(tuple(str(feature.on(found)) for feature in FEATURES), []).append(f"`{scheme}://`")
+    most = max(columns.values(), key=len)
+    apart = [scheme for schemes in columns.values() if schemes is not most for scheme in schemes]
+    heads = [f"all but {', '.join(apart)}" if schemes is most else ", ".join(schemes) for schemes in columns.values()]
+    rows = [
+        [feature.name, feature.said, *(cells[place] for cells in columns)] for place, feature in enumerate(FEATURES)
+    ]
+    return _table(["capability", "asked for with", *heads], rows)
+
+
 def capabilities_page() -> str:
     """Make ``dev_docs/capabilities.md``."""
     support = inspect.getsource(capabilities.Support)
@@ -87,6 +104,8 @@ def capabilities_page() -> str:
         told,
         capability_table(),
         _table(["flag", "meaning"], flags),
+        _paragraph(_ABOVE),
+        feature_table(),
         _table(["value", "meaning"], words),
     ]
     return "\n\n".join(parts)
@@ -136,7 +155,7 @@ def _readme(text: str) -> str:
     _, found, after = rest.partition(END)
     if not found:
         raise SystemExit(f"README.md lacks the markers {START} and {END}")
-    return f"{before}{START}\n\n{capability_table()}\n\n{END}{after}"
+    return f"{before}{START}\n\n{capability_table()}\n\n{_ABOVE}\n\n{feature_table()}\n\n{END}{after}"
 
 
 def pages() -> dict[Path, str]:

@@ -1,4 +1,7 @@
-"""What a backend can do, by transport. Each flag is read in ``gateway.py`` and has a conformance test."""
+"""What can be had on which transport: what an engine does, and what is done above all of them.
+
+Each flag is read in ``gateway.py`` and has a conformance test; each feature has one in ``tests/unit/test_features.py``.
+"""
 
 from __future__ import annotations
 
@@ -36,3 +39,42 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 
 
 FLAGS: tuple[str, ...] = Capabilities.__struct_fields__
+
+
+class Feature(msgspec.Struct, frozen=True):
+    """What is done above the engines, and so in the same way on all of them."""
+
+    name: str
+    said: str
+    """How one asks for it."""
+    needs: str | None = None
+    """The flag without which there is nothing to do: absent where that is absent."""
+
+    def on(self, capabilities: Capabilities) -> Support:
+        """Return how it is had on a transport that can do this."""
+        without = self.needs is not None and getattr(capabilities, self.needs) is Support.ABSENT
+        return Support.ABSENT if without else Support.EMULATED
+
+
+FEATURES: tuple[Feature, ...] = (
+    Feature("delays", "`delay=`, `at=`"),
+    Feature("retries", "`max_attempts=`, `backoff=`, `retry_on=`, `RetryLater`, `Snooze`"),
+    Feature("timeouts", "`timeout=`"),
+    Feature("cancel of a running job", "`job.cancel()`"),
+    Feature("`async def` bodies", "`async def`"),
+    Feature("bodies in processes of their own", '`isolation="process"`'),
+    Feature("results, logs, progress", "`job.result()`, `job.logs()`, `run.progress`"),
+    Feature("events", "`job.events()`, `penstock watch`"),
+    Feature("uniqueness", "`key=`, `unique=`, `on_conflict=`"),
+    Feature("expiry", "`expires=`"),
+    Feature("concurrency keys", "`limits=`, `ConcurrencyLimit`"),
+    Feature("rate limits", "`RateLimit`, `Cooldown`, `Debounce`"),
+    Feature("dependencies as parameters", "`Depends`, `Shared`"),
+    Feature("jobs that follow themselves", "`Perpetual`"),
+    Feature("schedules and backfills", "`queue.schedule()`, `queue.backfill()`"),
+    Feature("strikes and pauses", "`queue.strike()`, `queue.pause()`"),
+    Feature("dead letters", "`queue.dead_letters()`, `queue.requeue()`"),
+    Feature("snapshot, explanation, audit", "`queue.snapshot()`, `queue.explain()`, `queue.audit()`"),
+    Feature("a caller's own transaction", "`enqueue(..., connection=)`, ledgers on SQL", "workers"),
+    Feature("several processes", "`penstock worker --processes`", "workers"),
+)
