@@ -13,8 +13,8 @@ from typing import Any, Literal, cast, get_args
 import msgspec
 
 from penstock.core.exceptions import InvalidJobError, did_you_mean
-from penstock.job.models import NAME
 from penstock.core.secrets import MASK, is_secret_name, mask_text
+from penstock.job.models import NAME
 
 KIND = "steering"
 """What kind of record a strike or a pause is in the ledger."""
