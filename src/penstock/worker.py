@@ -15,6 +15,7 @@ from penstock.capture import Capture
 from penstock.core.base import WorkOrder
 from penstock.core.config import seconds
 from penstock.core.exceptions import (
+    BackendError,
     BackendUnavailableError,
     JobNotFoundError,
     LedgerError,
@@ -344,9 +345,10 @@ class Worker(Runs):
         try:
             self._resting.work(order)
         except BaseException as error:  # noqa: BLE001 - told to the thread that waits
-            self._failure = error
+            self._failure = error if isinstance(error, Exception) else BackendError(f"a body ended it: {error!r}")
             if self.ready:
-                logger.error("the engine's worker ended: %s", error)
+                logger.error("the engine's worker ended: %s", self._failure)
+                self.queue.execution.give_up()
         finally:
             self.vitals.phase = "ended"
             self._done.set()
