@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from functools import partial
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 from penstock.body import Cause, Interrupt
@@ -211,6 +211,50 @@ def run_awaitable(awaitable: Awaitable[T], interrupt: Interrupt) -> T:
         return beside.submit(copy_context().run, asyncio.run, body()).result()
 
 
+class LoopEndedError(Exception):
+    """The loop that a body ran on ended under it: one of the tasks that bodies had made there had left it."""
+
+
+async def run_here(make: Callable[[], Awaitable[T]], interrupt: Interrupt) -> T:
+    """Run an async body to its end on the loop of the caller, which goes on whatever the body raises.
+
+    Raises:
+        asyncio.CancelledError: the interrupt was thrown, and the body let itself be cancelled.
+        LoopEndedError: a task that some body made ended by SystemExit or KeyboardInterrupt, and so the loop (asyncio).
+    """
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(contained(make))
+
+    def stop(_cause: Cause) -> None:
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(task.cancel)
+
+    interrupt.on_set(stop)
+    while not task.done():
+        # Nobody cancels this, nor the body behind our back, but a loop that is about to end.
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
+    if task.cancelled() and task.cancelling() and interrupt.cause is None:
+        raise LoopEndedError("the worker's event loop was ended under it, by SystemExit or KeyboardInterrupt in a task")
+    return task.result()()
+
+
+async def contained(make: Callable[[], Awaitable[T]]) -> Callable[[], T]:
+    """Await what ``make()`` returns, and return what gives its value, or raises what it raised.
+
+    A task that ends by SystemExit or KeyboardInterrupt ends its loop too (asyncio), and everything else on it.
+    """
+    try:
+        value = await make()
+    except (SystemExit, KeyboardInterrupt) as error:
+        return partial(_raise, error)
+    return lambda: value
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
+
+
 def running_loop() -> Loop:
     """Return the loop that the caller runs on, for `on_loop`. Raises RuntimeError where there is none."""
     return asyncio.get_running_loop()
@@ -222,20 +266,13 @@ async def on_loop(loop: Loop, make: Callable[[], Awaitable[T]]) -> T:
     Raises:
         RuntimeError: that loop is closed.
     """
-
-    async def there() -> T:
-        return await make()
-
-    return await asyncio.wrap_future(_begin(loop, there()))
+    ended = await asyncio.wrap_future(_begin(loop, contained(make)))
+    return ended()
 
 
 def wait_on_loop(loop: Loop, make: Callable[[], Awaitable[T]]) -> T:
     """`on_loop` for a thread: wait for what ``make()`` returns; what is raised into this thread cancels it."""
-
-    async def there() -> T:
-        return await make()
-
-    future = _begin(loop, there())
+    future = _begin(loop, contained(make))
     try:
         # Not in one go: an interrupt reaches a thread only between two of its bytecodes.
         while not wait([future], timeout=_LOOK_S).done:
@@ -243,7 +280,7 @@ def wait_on_loop(loop: Loop, make: Callable[[], Awaitable[T]]) -> T:
     except BaseException:
         future.cancel()
         raise
-    return future.result()
+    return future.result()()
 
 
 def _begin(loop: Loop, coroutine: Coroutine[Any, Any, T]) -> Future[T]:

@@ -167,6 +167,13 @@ class Execution:
             logger.warning("could not hand back %d jobs: %s; their leases will end", len(owned), error)
             return 0
 
+    def give_up(self) -> None:
+        """Stop what runs and hand it back: nobody is left who waits for how it ends."""
+        self.releasing = True
+        self.interrupt_all("released")
+        if self.running:
+            self.hand_back()
+
     def close(self) -> None:
         """Stop beating, and writing."""
         self._closed = True
@@ -253,16 +260,8 @@ class Execution:
         runner = runner_for(job.kind)
         run = self._begin(owned)
         token = current_run.set(run)
-        loop = asyncio.get_running_loop()
         try:
-            task = asyncio.ensure_future(surrounded(runner, job, run))
-
-            def stop(_cause: Cause) -> None:
-                loop.call_soon_threadsafe(task.cancel)
-
-            owned.interrupt.on_set(stop)
-            await asyncio.wait([task])
-            value = task.result()
+            value = await bridge.run_here(lambda: surrounded(runner, job, run), owned.interrupt)
             if value is None:
                 return Ended(how="returned")
             return await bridge.in_thread(self._returned, runner, job, value)
@@ -305,6 +304,8 @@ class Execution:
         cause = owned.interrupt.cause
         if cause is not None and isinstance(error, JobInterrupted | asyncio.CancelledError):
             return Ended(how=cause)
+        if isinstance(error, bridge.LoopEndedError):  # for who ran on it that is the death of a process
+            return Ended(how="crashed", error=ErrorInfo("LoopEnded", str(error)))
         return ended_by(error)
 
     # -- settle -------------------------------------------------------------------------------------------------

@@ -3,44 +3,40 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from penstock import __version__
 from penstock.capture import Capture
 from penstock.core.base import WorkOrder
 from penstock.core.config import seconds
 from penstock.core.exceptions import (
+    BackendError,
     BackendUnavailableError,
     JobNotFoundError,
     LedgerError,
     LedgerUnavailableError,
 )
-from penstock.core.secrets import mask_url
 from penstock.declared import declare
 from penstock.finishing import Finish, Runs
 from penstock.job.limits import parse_memory_bytes
-from penstock.job.models import WorkerInfo
+from penstock.presence import Presence
 from penstock.recycling import Recycling
 from penstock.rescan import Rescan
 from penstock.resting import Resting
-from penstock.sources.decorators import TASKS
 from penstock.vitals import Vitals
 
 if TYPE_CHECKING:
     from types import FrameType
 
     from penstock.client import JobQueue
+    from penstock.job.models import WorkerInfo
 
 logger = logging.getLogger("penstock.worker")
 
 EXIT_FORCED = 143
 """128 + SIGTERM: a second signal, bodies were stopped and their jobs handed back."""
-_TELL_EVERY_S = 10.0
 _BURST_POLL_S = 0.02
 _FORCED_WAIT_S = 0.2
 _RELEASE_S = 1.0
@@ -114,6 +110,7 @@ class Worker(Runs):
             owner=queue.owner, queues=self.queues, concurrency=self.concurrency,
             patience_s=seconds(config.worker.health_patience),
         )  # fmt: skip
+        self._presence = Presence(queue, self.vitals, queues=self.queues, concurrency=self.concurrency)
         self._resting = Resting(queue, self.vitals)
         self._ready = threading.Event()
         self._done = threading.Event()
@@ -122,7 +119,6 @@ class Worker(Runs):
         self._run_over = threading.Event()
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
-        self._told_at = 0.0
         self._opening = False
         self._rescan = Rescan(queue, declare=self._schedules)
 
@@ -188,7 +184,7 @@ class Worker(Runs):
                 return self._signals < 2
             self.vitals.turn()
             self._put_back()  # not only at the end: what runs may run for long
-            self._tell()
+            self._presence.tell_in_time()
         return True
 
     def _take_nothing_new(self) -> None:
@@ -269,8 +265,7 @@ class Worker(Runs):
         try:
             execution = self.queue.execution  # opens the ledger
             self.queue.home.surround(self._dependencies)
-            self._started_at = self.queue.ledger.now()
-            self._pipelines = self._rescan.pipelines()
+            self._presence.begin(self._rescan.pipelines())
         finally:
             self._opening = False
         if self._schedules:
@@ -297,7 +292,7 @@ class Worker(Runs):
             self.queue.job_files.start()
             self._rescan.scan()
             self.queue.scheduler.start()
-        self._tell(force=True)
+        self._presence.tell()
 
     def _pause(self, pause_s: float) -> None:
         until = time.monotonic() + pause_s
@@ -348,16 +343,17 @@ class Worker(Runs):
         try:
             self._resting.work(order)
         except BaseException as error:  # noqa: BLE001 - told to the thread that waits
-            self._failure = error
+            self._failure = error if isinstance(error, Exception) else BackendError(f"a body ended it: {error!r}")
             if self.ready:
-                logger.error("the engine's worker ended: %s", error)
+                logger.error("the engine's worker ended: %s", self._failure)
+                self.queue.execution.give_up()
         finally:
             self.vitals.phase = "ended"
             self._done.set()
 
     def _watch(self) -> None:
         """One look while working: is everything done, have enough jobs been taken?"""
-        self._tell()
+        self._presence.tell_in_time()
         self._put_back()
         if self.queue.execution.claims.spent:
             self.queue.gateway.stop()
@@ -386,49 +382,12 @@ class Worker(Runs):
             logger.warning("%d messages were not put back, a sweep will do it: %s", len(left), error)
 
     def _look(self) -> None:
-        self._tell()
+        self._presence.tell_in_time()
         self._resting.look()
-
-    def _tell(self, *, force: bool = False) -> None:
-        self.vitals.note()
-        now = time.monotonic()
-        if not force and now - self._told_at < _TELL_EVERY_S:
-            return
-        self._told_at = now
-        try:
-            self.queue.ledger.tell_worker(self.info())
-            others = (
-                (*worker.tasks, *worker.pipelines)
-                for worker in self.queue.ledger.workers()
-                if worker.id != self.queue.owner
-            )
-            self.queue.execution.elsewhere.tasks = frozenset(name for tasks in others for name in tasks)
-        except LedgerError as error:
-            self.vitals.ledger_failed(error)
-            logger.warning("the ledger did not take this worker's sign of life: %s", error)
-        else:
-            self.vitals.ledger_answered()
 
     def info(self) -> WorkerInfo:
         """Describe this worker as the ledger lists it."""
-        ledger_now = self.queue.ledger.now()
-        claimed_s = self.vitals.claimed_s()
-        return WorkerInfo(
-            id=self.queue.owner,
-            host=os.uname().nodename,
-            pid=os.getpid(),
-            backend=mask_url(self.queue.config.backend),
-            queues=self.queues,
-            concurrency=self.concurrency,
-            started_at=self._started_at,
-            seen_at=ledger_now,
-            version=__version__,
-            running=len(self.queue.execution.running),
-            tasks=TASKS.names(),
-            pipelines=self._pipelines,
-            claimed_at=None if claimed_s is None else ledger_now - timedelta(seconds=claimed_s),
-            trouble=self.vitals.health().trouble,
-        )
+        return self._presence.info()
 
     def counts(self) -> dict[str, int]:
         """What happened so far: claimed, refused, each way of ending, published again, rescued, ..."""
@@ -446,7 +405,4 @@ class Worker(Runs):
             capture.uninstall()
         thread.join(1 if self._done.is_set() else 0)
         self.queue.close_shared()
-        try:
-            self.queue.ledger.forget_worker(self.queue.owner)
-        except LedgerError as error:
-            logger.warning("this worker could not sign off: %s", error)
+        self._presence.sign_off()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -10,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from penstock import JobQueue, Run, task
-from penstock.core.exceptions import BackendUnavailableError
+from penstock.core.exceptions import BackendError, BackendUnavailableError
 from penstock.job.lifecycle import State
 from penstock.testing.conformance import bodies
-from penstock.testing.conformance.bodies import hold, note
+from penstock.testing.conformance.bodies import ahold, hold, note
 from penstock.testing.conformance.record import Record, write
 from penstock.testing.conformance.waiting import final
 from penstock.testing.harness import CALM, harness_for, wait_until
@@ -37,6 +38,19 @@ async def blocks(file: str, gate: str, run: Run) -> None:
     until = time.monotonic() + 20
     while not Path(gate).exists() and time.monotonic() < until:  # noqa: ASYNC240 - that is the point
         time.sleep(0.01)  # noqa: ASYNC251
+
+
+async def leave() -> None:
+    raise SystemExit(3)
+
+
+@task(name="async-engines.leaves", max_attempts=1)
+async def leaves(file: str, gate: str, run: Run) -> None:
+    """Ends the loop that it runs on, by a task of its own."""
+    write(file, "start", "leaves", run.job_id, run.attempt)
+    while not Path(gate).exists():  # noqa: ASYNC110, ASYNC240 - a stat, within a test
+        await asyncio.sleep(0.01)
+    await asyncio.gather(leave())
 
 
 @pytest.fixture
@@ -93,6 +107,21 @@ def test_stops_from_many_threads_are_one(queue):
         thread.join()
     worker.stop()
     queue.gateway.stop()
+
+
+def test_a_body_whose_task_ends_the_loop_costs_its_neighbours_no_error(queue, record):
+    beside = [
+        queue.enqueue(body.options(max_attempts=1), file=record.file, gate=str(record.gate("never")))
+        for body in (hold, ahold)
+    ]
+    guilty = queue.enqueue(leaves, file=record.file, gate=str(record.gate()))
+    worker = queue.worker(concurrency=3)
+    with pytest.raises(BackendError, match=r"SystemExit\(3\)"):
+        worker.run(on_ready=lambda: (record.wait_started(count=3), record.open_gate()))
+    rows = [queue.ledger.get(job.id) for job in beside]
+    assert {(row.state, row.errors) for row in rows} == {(State.QUEUED, 0)}
+    assert [row.crashes for row in rows] == [0, 1]
+    assert queue.ledger.get(guilty.id).errors + queue.ledger.get(guilty.id).crashes == 1
 
 
 def test_an_engine_that_is_told_to_stop_at_each_look_hears_it_once(queue, record, monkeypatch):

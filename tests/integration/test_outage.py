@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
 from penstock import JobQueue, Run, task
-from penstock.core.config import LeaseConfig, SweepConfig
+from penstock.core.config import LeaseConfig, SweepConfig, WorkerConfig
 from penstock.job.lifecycle import State
+from penstock.leaving import ENDING_S
 from penstock.testing import services
+from penstock.testing.conformance import bodies
 from penstock.testing.conformance.record import Record, write
-from penstock.testing.harness import WorkerThread, short_config, wait_until
+from penstock.testing.harness import WorkerProcess, WorkerThread, short_config, wait_until
 from penstock.testing.server import locked, outage
 
 TTL_S = 1.5
@@ -125,3 +129,25 @@ def test_what_ended_during_an_outage_counts(place: Place, tmp_path: Path, starte
         started.append(WorkerThread(queue))
         assert job.result(20) == 1
         assert queue.ledger.get(job.id).crashes == 0
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_worker_leaves_in_time_although_its_ledger_does_not_answer(
+    place: Place, tmp_path: Path, signals: int
+) -> None:
+    record, gate = Record(tmp_path), tmp_path / "gate"
+    with open_queue(place, tmp_path, "finish_fenced") as queue:
+        queue.config = msgspec.structs.replace(queue.config, tasks=(bodies.MODULE,), worker=WorkerConfig(grace="1s"))
+        job = queue.enqueue(bodies.hold, file=record.file, gate=str(gate))
+        worker = WorkerProcess(queue)
+        record.wait_started()
+        with place.away():
+            time.sleep(AWAY_S)  # the outage itself: by now every thread of the worker that asks the ledger waits
+            began = time.monotonic()
+            for _ in range(signals):
+                worker.process.send_signal(signal.SIGTERM)
+                time.sleep(0.1)  # of two that come at once the kernel delivers one
+            worker.wait(20)
+            took_s = time.monotonic() - began
+        assert took_s < (2.5 if signals == 2 else 1 + ENDING_S + 2)
+        assert queue.ledger.get(job.id).errors == 0

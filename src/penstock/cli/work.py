@@ -115,6 +115,7 @@ def worker(
         arguments += [] if scheduler is None else ["--scheduler" if scheduler else "--no-scheduler"]
         arguments += ["--burst"] * burst
         return _several(session, config, count, arguments, ends=burst or until_finished, max_jobs=max_jobs)
+    from penstock.leaving import Leaving
     from penstock.tether import Tether
     from penstock.worker import EXIT_FORCED, Worker
 
@@ -139,6 +140,7 @@ def worker(
         if tether is not None:
             tether.tell_ready()
 
+    leaving = Leaving(drain_s=seconds(config.worker.grace), code=EXIT_FORCED, before=opened.kill_children)
     try:
         code = made.run_at_most(bounds, on_ready=ready) if bounds else made.run(on_ready=ready)
     except PenstockError as error:
@@ -146,9 +148,11 @@ def worker(
             _leave(tell(error, as_json=session.json, verbose=session.verbose > 0))
         raise
     finally:
+        leaving.close()
         made.vitals.close()
         if port is not None:
             port.close()
+    leaving.has_worked(code)
     if tether is not None and made.recycled:
         tether.tell_again(opened.execution.claims.claimed)
     _closing(session, made, code)
@@ -284,6 +288,7 @@ def _several(
 ) -> int:
     """Run the worker in several processes; each reads the configuration for itself."""
     from penstock.processes import Processes, refuse_unshared, shares
+    from penstock.worker import EXIT_FORCED
 
     refuse_unshared(session.queue(config=config), count)
     session.close()  # nothing was connected, and nothing will be here
@@ -297,13 +302,16 @@ def _several(
         say=_saying(session),
         as_json=session.json,
     )
-    if config.worker.health_port is None:
-        return processes.run()
-    port = _open_port(session, config, lambda: processes.health(patience_s))
+    watched = config.worker.health_port is not None
+    port = _open_port(session, config, lambda: processes.health(patience_s)) if watched else None
     try:
-        return processes.run()
+        code = processes.run()
     finally:
-        port.close()
+        if port is not None:
+            port.close()
+    if code == EXIT_FORCED:
+        _leave(code)  # to take an engine's hundreds of modules apart would need more than half a second
+    return code
 
 
 def _of_everywhere(session: Session) -> list[str]:

@@ -123,6 +123,13 @@ def fail(file: str, run: Run, how: str) -> None:
             raise Oddity("after a KeyError") from error
 
 
+@task(name="conformance.afail")
+async def afail(file: str, run: Run, how: str) -> None:
+    """`fail`, asynchronously."""
+    await asyncio.sleep(0)
+    fail(file, run, how)
+
+
 @task(name="conformance.die")
 def die(file: str, run: Run, deaths: int, label: str = "") -> int:
     """Kill the process that runs this in the first ``deaths`` attempts."""

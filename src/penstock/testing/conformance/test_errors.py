@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from penstock.core.exceptions import (
 )
 from penstock.job.lifecycle import State
 from penstock.job.models import new_job_id
-from penstock.testing.conformance.bodies import fail, give_callable, note, talk
+from penstock.testing.conformance.bodies import afail, fail, give_callable, note, talk
 from penstock.testing.conformance.record import Record
 from penstock.testing.conformance.waiting import final
 from penstock.testing.harness import WorkerThread
@@ -27,12 +28,13 @@ StartWorker = Callable[..., WorkerThread]
 RAISED = {"own": "Oddity", "silent": "SilentError", "exit": "SystemExit", "keyboard": "KeyboardInterrupt"}
 
 
+@pytest.mark.parametrize("body", [fail, afail], ids=["def", "async def"])
 @pytest.mark.parametrize("isolation", ["inline", "process"])
 def test_whatever_a_body_raises_is_the_jobs_error(
-    queue: JobQueue, start_worker: StartWorker, record: Record, isolation: str
+    queue: JobQueue, start_worker: StartWorker, record: Record, body: Any, isolation: str
 ) -> None:
     start_worker(concurrency=1)
-    jobs = {how: queue.enqueue(fail, file=record.file, how=how, isolation=isolation) for how in RAISED}
+    jobs = {how: queue.enqueue(body, file=record.file, how=how, isolation=isolation) for how in RAISED}
     rows = {how: final(queue, job) for how, job in jobs.items()}
     assert {(row.state, row.reason) for row in rows.values()} == {(State.FAILED, "error")}
     assert {how: row.error.type if row.error else None for how, row in rows.items()} == RAISED
