@@ -12,9 +12,9 @@ import pytest
 from penstock import JobNotFoundError, JobQueue
 from penstock.core.config import Config, SecurityConfig
 from penstock.core.exceptions import ConfigError, ResultError
-from penstock.job.models import Message
+from penstock.job.models import Message, Ref
 from penstock.ledger import open_ledger
-from penstock.results import ResultStore
+from penstock.results import ResultStore, load_ref
 from penstock.settings import load
 from penstock.sources.flowerpower import read_yaml
 from penstock.sources.scan import load_tasks
@@ -164,6 +164,22 @@ def test_the_name_of_a_stored_input_stays_in_its_folder(tmp_path, name):
     ref = ResultStore(tmp_path / "results").put(b"x", name=name)
     assert Path(ref.uri.removeprefix("file://")).resolve().is_relative_to(tmp_path / "results")
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+@pytest.mark.parametrize("size", [0, 10])
+@pytest.mark.parametrize("kind", ["device", "pipe", "folder", "large"])
+def test_what_is_no_file_of_that_size_is_not_read(tmp_path, kind, size):
+    place = {"device": Path("/dev/zero")}.get(kind, tmp_path / kind)
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    elif kind == "large":
+        with place.open("wb") as file:
+            file.truncate(2**40)  # a terabyte of nothing
+    ref = Ref(uri=place.as_uri(), format="bin", size_bytes=size, sha256="0" * 64, kind="bytes")
+    with pytest.raises(ResultError, match="damaged"):
+        load_ref(ref)
 
 
 def test_a_value_over_the_limit_is_not_stored_and_names_the_setting(tmp_path):
