@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from penstock import JobNotFoundError, JobQueue
-from penstock.core.config import Config, SecurityConfig
+from penstock import JobNotFoundError, JobQueue, task
+from penstock.core.config import Config, HistoryConfig, SecurityConfig
 from penstock.core.exceptions import ConfigError, ResultError
 from penstock.job.models import Message, Ref
 from penstock.ledger import open_ledger
@@ -298,3 +298,19 @@ def test_history_is_purged_although_nobody_has_asked_for_it(tmp_path, fails, kep
         now[0] += 120
         assert queue.sweeper.purge() == 1
     ledger.close()
+
+
+def test_results_that_cannot_be_deleted_keep_no_others(tmp_path):
+    @task(name="large")
+    def large() -> str:
+        return "x" * 100_000
+
+    history = HistoryConfig(keep_succeeded="1ms")
+    config = Config(ledger="memory://", results=str(tmp_path / "results"), history=history)
+    with JobQueue("inline://", config=config, root=tmp_path) as queue:
+        queue.enqueue_command(["true"], job_id="..").wait(10)
+        queue.enqueue("large", job_id="fine").wait(10)
+        assert [path.name for path in (tmp_path / "results").iterdir()] == ["fine"]
+        while queue.counts().get("succeeded"):
+            queue.sweeper.purge()
+        assert list((tmp_path / "results").iterdir()) == []
