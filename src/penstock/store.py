@@ -83,19 +83,28 @@ def load_ref(ref: Ref) -> Any:
 
     try:
         fs, path = _url_to_fs(ref.uri)
+        found = fs.info(path)
+        if found.get("type", "file") != "file" or found.get("size", ref.size_bytes) not in (None, ref.size_bytes):
+            raise _damaged(ref)  # before it is read: a pipe has no end, and a row could name one
         raw: bytes = fs.cat_file(path)
+    except ResultError:
+        raise
     except FileNotFoundError:
         raise ResultError(f"{ref.uri} is gone: it was deleted, or lies on another machine") from None
     except Exception as error:
         raise ResultError(f"cannot read {ref.uri}: {type(error).__name__}: {error}") from error
     if len(raw) != ref.size_bytes or hashlib.sha256(raw).hexdigest() != ref.sha256:
-        raise ResultError(f"{ref.uri} is damaged: its size or checksum is not what was written")
+        raise _damaged(ref)
     try:
         return decode_bytes(raw, ref)
     except ImportError as error:
         raise ResultError(f"reading {ref.uri} ({ref.kind}) needs a package that is missing: {error}") from error
     except Exception as error:
         raise ResultError(f"cannot decode {ref.uri} ({ref.kind}): {type(error).__name__}: {error}") from error
+
+
+def _damaged(ref: Ref) -> ResultError:
+    return ResultError(f"{ref.uri} is damaged: its size or checksum is not what was written")
 
 
 def _url_to_fs(url: str) -> tuple[Any, str]:

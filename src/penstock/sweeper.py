@@ -25,6 +25,7 @@ from penstock.core.exceptions import (
     JobNotFoundError,
     LedgerError,
     NewerLedgerError,
+    ResultError,
     UnsupportedError,
 )
 from penstock.gateway import message_for
@@ -281,7 +282,10 @@ class Sweeper:
             while ids := self._ledger.purge(state, older_than_s=keep_s, limit=_PURGE_BATCH):
                 purged += len(ids)
                 for job_id in ids:
-                    self._results().delete(job_id)
+                    try:
+                        self._results().delete(job_id)
+                    except ResultError as error:  # the results of the others are to go all the same
+                        logger.warning("the results of job %s, which was purged, stay: %s", job_id, error)
                 if len(ids) < _PURGE_BATCH or self._stop.is_set():
                     break
         self.counts["purged"] += purged

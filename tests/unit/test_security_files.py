@@ -9,12 +9,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from penstock import JobNotFoundError, JobQueue
-from penstock.core.config import Config, SecurityConfig
+from penstock import JobNotFoundError, JobQueue, task
+from penstock.core.config import Config, HistoryConfig, SecurityConfig
 from penstock.core.exceptions import ConfigError, ResultError
-from penstock.job.models import Message
+from penstock.job.models import Message, Ref
 from penstock.ledger import open_ledger
-from penstock.results import ResultStore
+from penstock.results import ResultStore, load_ref
 from penstock.settings import load
 from penstock.sources.flowerpower import read_yaml
 from penstock.sources.scan import load_tasks
@@ -166,6 +166,22 @@ def test_the_name_of_a_stored_input_stays_in_its_folder(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
 
 
+@pytest.mark.parametrize("size", [0, 10])
+@pytest.mark.parametrize("kind", ["device", "pipe", "folder", "large"])
+def test_what_is_no_file_of_that_size_is_not_read(tmp_path, kind, size):
+    place = {"device": Path("/dev/zero")}.get(kind, tmp_path / kind)
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    elif kind == "large":
+        with place.open("wb") as file:
+            file.truncate(2**40)  # a terabyte of nothing
+    ref = Ref(uri=place.as_uri(), format="bin", size_bytes=size, sha256="0" * 64, kind="bytes")
+    with pytest.raises(ResultError, match="damaged"):
+        load_ref(ref)
+
+
 def test_a_value_over_the_limit_is_not_stored_and_names_the_setting(tmp_path):
     store = ResultStore(tmp_path / "results", inline_max_bytes=0, max_bytes=100)
     told = store.describe(store.encode(b"x" * 101, job_id="a", attempt=1))
@@ -282,3 +298,19 @@ def test_history_is_purged_although_nobody_has_asked_for_it(tmp_path, fails, kep
         now[0] += 120
         assert queue.sweeper.purge() == 1
     ledger.close()
+
+
+def test_results_that_cannot_be_deleted_keep_no_others(tmp_path):
+    @task(name="large")
+    def large() -> str:
+        return "x" * 100_000
+
+    history = HistoryConfig(keep_succeeded="1ms")
+    config = Config(ledger="memory://", results=str(tmp_path / "results"), history=history)
+    with JobQueue("inline://", config=config, root=tmp_path) as queue:
+        queue.enqueue_command(["true"], job_id="..").wait(10)
+        queue.enqueue("large", job_id="fine").wait(10)
+        assert [path.name for path in (tmp_path / "results").iterdir()] == ["fine"]
+        while queue.counts().get("succeeded"):
+            queue.sweeper.purge()
+        assert list((tmp_path / "results").iterdir()) == []
