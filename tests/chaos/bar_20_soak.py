@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import time
@@ -14,8 +15,8 @@ from bars import REDIS, RQ, Trial, bar
 from judge import Verdict
 from report import Figure, at_least, at_most, equals, none, told
 
-from penstock.core.config import seconds
-from penstock.core.exceptions import LedgerError
+from penstock.core.config import HistoryConfig, seconds
+from penstock.core.exceptions import JobNotFoundError, LedgerError
 from penstock.gateway import message_for
 from penstock.job.models import JobQuery
 from penstock.testing import services
@@ -24,9 +25,15 @@ from penstock.testing.server import Server, outage
 
 SOAK_S = float(os.environ.get("SOAK_S", "60"))
 BODY_S = 0.05
+ARGUMENTS = ("--concurrency", "4", "--connect-timeout", "2m")
+"""A Redis that reads its file again and again on a busy machine may take longer than 30 s to answer."""
 WAITING = 60
 """So many jobs are waiting at any time."""
 GROWTH = 0.05
+KEPT_S = 180
+HISTORY = HistoryConfig(keep_succeeded=KEPT_S, keep_failed=KEPT_S)
+PURGED_S = 660
+"""How much longer a row may stay: a purge comes each ten minutes."""
 LONG_S = 600
 """A soak under this is too short for a limit on growth: a process needs a while to reach its size."""
 NEXT_RELEASE = """
@@ -48,7 +55,7 @@ for _schema in (sqlite_schema, postgres_schema):
 def soak(trial: Trial) -> list[Figure]:
     with services.new_redis() as server:
         place = {"ledger": server.url, "engine": trial.engine.replace(REDIS, server.url)}
-        with trial._replace(**place).arena() as arena:
+        with trial._replace(**place).arena(history=HISTORY) as arena:
             return _Soak(arena, server).run(SOAK_S)
 
 
@@ -78,7 +85,9 @@ class _Soak:
                 others[victim] = self._worker()
             sizes.append((elapsed, *_size(steady.pid)))
             time.sleep(arena.rng.uniform(0.2, 1.5))  # the moment of the next fault, not a wait
-        arena.wait_final(120)
+        with contextlib.suppress(TimeoutError):
+            wait_until(lambda: self._live() == 0, 120)
+        rows = sum(arena.queue.counts().values())
         verdict = arena.verdict()
         early = [size for size in sizes if size[0] > soak_s / 5] or sizes
         rss, fds = (max(0.0, sizes[-1][n] / early[0][n] - 1) for n in (1, 2))
@@ -91,12 +100,20 @@ class _Soak:
             at_least("workers of the next release", self.next_release, 1),
             grown("RSS grown by", rss),
             grown("descriptors grown by", fds),
+            at_most("rows kept", rows, int(len(arena.acknowledged) / soak_s * (KEPT_S + PURGED_S))),
             told("soaked", int(soak_s), " s"),
         ]
 
+    def _live(self) -> int:
+        counts = self.arena.queue.counts()
+        return counts.get("queued", 0) + counts.get("running", 0)
+
     def _story(self, job_id: str) -> str:
         """What the ledger and the file have of a job, for whoever looks into it."""
-        handle = self.arena.queue.job(job_id)
+        try:
+            handle = self.arena.queue.job(job_id)
+        except JobNotFoundError:
+            return "purged: it was final"
         entries = [
             f"{entry.event} #{entry.attempt} {entry.reason or ''} {entry.error or ''}" for entry in handle.history()
         ]
@@ -106,11 +123,11 @@ class _Soak:
     def _worker(self) -> WorkerOf:
         """Start a worker, every second one of the next release."""
         if len(self.arena.started) % 2 == 0:
-            return self.arena.start("--concurrency", "4")
+            return self.arena.start(*ARGUMENTS)
         self.next_release += 1
         here = str(Path(__file__).parent)
         paths = [str(self.arena.folder / "next"), here, *filter(None, [os.environ.get("PYTHONPATH")])]
-        return self.arena.start("--concurrency", "4", PYTHONPATH=os.pathsep.join(paths))
+        return self.arena.start(*ARGUMENTS, PYTHONPATH=os.pathsep.join(paths))
 
     # -- faults: each answers whether its victim is gone ----------------------------------------------------------
 
