@@ -23,6 +23,7 @@ from penstock.handle import JobHandle
 from penstock.job.lifecycle import Reason, State
 from penstock.job.limits import FIELD, limits_entry, limits_of
 from penstock.job.models import Intent, Job, JobQuery, Outcome, new_job_id
+from penstock.job.slots import FIELD as SLOTS
 from penstock.job.slots import slots_entry
 from penstock.options import JobOptions
 from penstock.payload import encode_spec
@@ -72,8 +73,10 @@ def listed(queue: JobQueue, /, *, limit: int | None = 50, **filters: Any) -> Ite
     Raises:
         InvalidJobError: an unknown filter, or a value that makes no sense; says which there are.
     """
+    if limit is not None and limit < 1:
+        raise InvalidJobError(f"limit: {limit!r} is no number of jobs; write 1 or more")
     query, reason = _query(queue, filters)
-    while limit is None or limit > 0:
+    while True:
         page = queue.ledger.find(query)
         for job in page:
             if (reason is None or job.reason == reason) and _record(queue, job.id) is None:
@@ -199,7 +202,9 @@ def _since(queue: JobQueue, value: datetime | Duration) -> datetime:
             raise InvalidJobError(f"since: {value.isoformat()} has no time zone, and none is assumed")
         return value
     try:
-        return queue.now() - timedelta(seconds=parse_duration_s(value))
+        if (ago_s := parse_duration_s(value)) < 0:
+            raise ValueError(f"{value!r} is in the future; write how long ago, such as '24h'")
+        return queue.now() - timedelta(seconds=ago_s)
     except (ValueError, OverflowError) as error:
         raise InvalidJobError(f"since: {error}") from None
 
@@ -220,7 +225,8 @@ def _intent(job: Job, options: JobOptions, spec: bytes, seen: Record | None) -> 
         "delay_s": options.delay_s or 0.0,
         "backoff": _backoff(job, options),
         "metadata": {
-            **job.metadata, **(options.metadata or {}), **_limits(job, options), **slots_entry(options.slots or {}),
+            **_kept(job, options), **(options.metadata or {}), **_limits(job, options),
+            **slots_entry(options.slots or {}),
         },
         "held": None,
         "expires_at": options.expires_at,
@@ -232,6 +238,11 @@ def _intent(job: Job, options: JobOptions, spec: bytes, seen: Record | None) -> 
     if options.timeout_s is not None:
         asked["timeout_s"] = None if math.isinf(options.timeout_s) else options.timeout_s
     return Intent(**asked)
+
+
+def _kept(job: Job, options: JobOptions) -> dict[str, str]:
+    """Return a job's metadata; without its concurrency keys, if other ones, or none, were asked for."""
+    return {name: value for name, value in job.metadata.items() if options.slots is None or name != SLOTS}
 
 
 def _backoff(job: Job, options: JobOptions) -> Any:

@@ -25,7 +25,7 @@ def as_completed(handles: Iterable[JobHandle], *, timeout: float | None = None) 
     Raises:
         ResultTimeoutError: after ``timeout`` seconds some are not final; they go on all the same.
     """
-    return Stream(_Waiting(handles, timeout).look)
+    return Stream(_Waiting(_checked(handles), timeout).look)
 
 
 def gather(*handles: JobHandle, timeout: float | None = None, return_exceptions: bool = False) -> list[Any]:
@@ -75,6 +75,15 @@ def _in_order(handles: Sequence[JobHandle], answers: dict[int, Any], timeout: fl
         if id(handle) not in answers:
             answers[id(handle)] = ResultTimeoutError(handle.id, timeout or 0.0, handle.state)
     return [answers[id(handle)] for handle in handles]
+
+
+def _checked(handles: Iterable[Any]) -> list[JobHandle]:
+    several = list(handles)
+    for one in several:
+        if not isinstance(one, JobHandle):
+            hint = "; write gather(*jobs)" if isinstance(one, list | tuple) else ""
+            raise TypeError(f"{one!r:.200} is no job handle{hint}")
+    return several
 
 
 class _Waiting:

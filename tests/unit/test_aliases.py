@@ -144,3 +144,8 @@ def test_a_worker_that_is_configured_by_an_old_name_counts_the_task(greet):
     turns = Turns({"old_greet": 1}, lambda job_ids: None)
     assert turns.enter(job_of("new_greet")) is None
     assert turns.enter(job_of("older_greet")) is not None
+
+
+def test_a_name_that_no_job_can_have_is_refused_where_the_task_is_made():
+    with pytest.raises(ConfigError, match="is not a name"):
+        task(name="größe")(lambda: None)

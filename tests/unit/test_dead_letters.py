@@ -221,6 +221,8 @@ def test_letters_are_found_by(queue, letters, filters, count):
         ({"taks": "a"}, "Did you mean 'task'"),
         ({"reason": "eror"}, "Did you mean 'error'"),
         ({"since": "soon"}, "since: "),
+        ({"since": "-1h"}, "is in the future"),
+        ({"limit": -1}, "write 1 or more"),
         ({"metadata": "team"}, "metadata: 'team' is not a mapping"),
     ],
 )
@@ -254,3 +256,9 @@ def test_more_than_a_batch_is_requeued(tmp_path, divide):
         queue.enqueue_many([divide.call(number, 0) for number in range(450)])
         told = queue.requeue_all(options={"delay": "1h"})
         assert (told.found, told.requeued, queue.dead_letters()) == (450, 450, [])
+
+
+def test_a_requeue_takes_concurrency_keys_off(queue, divide):
+    failed = queue.enqueue(divide, 1, 0, limits={"db": 1}, metadata={"team": "etl"})
+    again = queue.requeue(failed.id, inputs={"b": 1}, limits={})
+    assert again.job.metadata == {"team": "etl"}

@@ -32,6 +32,12 @@ def _known() -> None:
     TASKS._tasks.setdefault("gather_double", double)  # pyright: ignore[reportPrivateUsage]
 
 
+def test_what_is_no_job_is_told_with_what_to_write(queue: JobQueue) -> None:
+    jobs = [queue.enqueue(double, 1)]
+    with pytest.raises(TypeError, match=r"write gather\(\*jobs\)"):
+        penstock.gather(jobs)  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def queue(tmp_path: Path) -> Iterator[JobQueue]:
     # An engine with workers, of which none runs: the tests write what a worker would.

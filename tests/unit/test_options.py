@@ -86,3 +86,9 @@ def test_jitter_takes_away_at_most_its_share() -> None:
     policy = RetryPolicy(base_s=10, cap_s=60, jitter=0.5)
     assert policy.delay_s(1, lambda: 0.0) == 5.0
     assert policy.delay_s(1, lambda: 1.0) == 10.0
+
+
+@pytest.mark.parametrize("job_id", [".", "..", "a/b", ""])
+def test_an_id_that_a_file_cannot_be_named_by_is_refused(job_id):
+    with pytest.raises(InvalidJobError, match="job_id"):
+        JobOptions.parse({"job_id": job_id})

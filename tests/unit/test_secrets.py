@@ -98,3 +98,19 @@ def test_the_data_itself_is_not_changed():
     data = {"password": "x"}
     mask_data(data)
     assert data == {"password": "x"}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("token: gh9_a8s7d6f5", "token: ***"),
+        ("unexpected token: ]", "unexpected token: ]"),
+        ("token: expired", "token: expired"),
+        (
+            "-----BEGIN RSA PRIVATE KEY-----\nMIIE\nabcd\n-----END RSA PRIVATE KEY-----",
+            "-----BEGIN RSA PRIVATE KEY-----***-----END RSA PRIVATE KEY-----",
+        ),
+    ],
+)
+def test_tokens_and_private_keys_are_hidden_in_running_text(text, shown):
+    assert mask_text(text) == shown

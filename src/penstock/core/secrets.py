@@ -52,6 +52,11 @@ _TOLD = re.compile(
     rf"(?!(?:str|bytes|int|float|bool|dict|list|tuple|Any|None|object)\b)(?=\S){_VALUE}",
     re.IGNORECASE,
 )
+_TOKEN_TOLD = re.compile(
+    r"\b(?P<head>token\s{0,4}:\s{0,4})(?=[^\s]{0,512}\d)[A-Za-z0-9._~+/=\-]{8,4096}", re.IGNORECASE
+)
+"""Of what parsers call a token ("unexpected token: ]") nothing is as long, with a digit in it."""
+_PRIVATE_KEY = re.compile(r"(?P<head>-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----)[^-]{1,16384}")
 _BEARER = re.compile(r"\b(?P<head>Bearer\s{1,4})[A-Za-z0-9._~+/=\-]{4,4096}", re.IGNORECASE)
 
 _known: frozenset[str] = frozenset()
@@ -133,6 +138,7 @@ def mask_text(text: str, secrets: Iterable[str] = ()) -> str:
     hidden = _QUOTED.sub(_without_quoted, hidden)
     hidden = _BEARER.sub(rf"\g<head>{MASK}", hidden)
     hidden = _ASSIGNED.sub(rf"\g<head>\g<open>{MASK}", hidden)
+    hidden = _TOKEN_TOLD.sub(rf"\g<head>{MASK}", _PRIVATE_KEY.sub(rf"\g<head>{MASK}", hidden))
     hidden = _FLAG.sub(rf"\g<head>\g<open>{MASK}", hidden)
     return _TOLD.sub(rf"\g<head>\g<open>{MASK}", hidden)
 

@@ -19,7 +19,7 @@ from penstock.core.typed import prepared
 from penstock.job.lifecycle import Event, State
 from penstock.job.retries import RetryPolicy
 
-JOB_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
+JOB_ID = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.-]{1,128}", re.ASCII)  # a file may be named so: never . or ..
 NAME = re.compile(r"[A-Za-z0-9_.:\-/ \[\]<>]{1,200}", re.ASCII)
 QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 

@@ -255,11 +255,15 @@ class TaskRegistry(Mapping[str, Task[Any, Any]]):
             self._staged = None
 
 
+def _check_name(name: Any, task: str) -> None:
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise ConfigError(f"@task {task}: {name!r} is not a name: 1 to 200 of A-Z a-z 0-9 _ . : - / [ ] < >")
+
+
 def _aliases(given: Any, task: str) -> tuple[str, ...]:
     several = (given,) if isinstance(given, str) else tuple(given)
     for alias in several:
-        if not isinstance(alias, str) or not NAME.fullmatch(alias):
-            raise ConfigError(f"@task {task}: {alias!r} is not a name: 1 to 200 of A-Z a-z 0-9 _ . : - / [ ] < >")
+        _check_name(alias, task)
     return tuple(alias for alias in dict.fromkeys(several) if alias != task)
 
 
@@ -323,6 +327,7 @@ def task(
 
     def register(fn: Callable[P, R]) -> Task[P, R]:
         called = name or fn.__name__
+        _check_name(called, called)
         registered = Task(
             fn, called, JobOptions.parse_for_task(options, called), aliases=_aliases(aliases, called),
             concurrency=_concurrency(concurrency, called),
