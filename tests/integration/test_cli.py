@@ -240,6 +240,20 @@ def test_tasks_show_where_they_stand_and_their_options(penstock):
     assert found["greet"]["options"] == {"queue": "etl"}
 
 
+def test_tasks_show_what_holds_their_jobs(penstock):
+    penstock("pause", "task", "greet")
+    penstock("strike", "greet", "name == Ada")
+    (found,) = penstock.json("tasks", "greet")
+    assert found["held"] == ["paused: task greet", 'struck: greet, name == "Ada"']
+
+
+def test_tasks_hide_the_default_of_a_secret(penstock, project):
+    code = "from penstock import task\n\n@task\ndef login(token: str = 'tok-123456') -> None: ...\n"
+    (project / "jobs" / "login.py").write_text(code)
+    (found,) = penstock.json("tasks", "login")
+    assert found["signature"] == "(token: str = ***) -> None"
+
+
 def test_a_file_that_does_not_load_is_told_once_and_the_others_work(penstock, project):
     (project / "jobs" / "broken.py").write_text("import nothing_of_that_name\n")
     assert penstock("enqueue", "greet", "name=Ada") == 0

@@ -38,6 +38,7 @@ def nothing_remembered(monkeypatch):
 
 SPOKEN = [
     ("password=hunter2 ok", "password=*** ok"),
+    ('assert token == "hunter2"', 'assert token == "***"'),
     ("DB_PASSWORD = hunter2", "DB_PASSWORD = ***"),
     ("{'password': 'hunter2', 'n': 1}", "{'password': '***', 'n': 1}"),
     ('{"token": "abc.def", "a": "b"}', '{"token": "***", "a": "b"}'),

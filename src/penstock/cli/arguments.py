@@ -13,6 +13,7 @@ import msgspec
 from penstock.cli.failures import UsageError
 from penstock.core.exceptions import did_you_mean
 from penstock.core.secret import Secret
+from penstock.core.secrets import MASK, is_secret_name
 from penstock.run import Run
 from penstock.sources.decorators import Task
 
@@ -115,8 +116,18 @@ def for_task(task: Task[..., Any], words: Sequence[str], args: str | None) -> tu
 def signature(task: Task[..., Any]) -> str:
     """Write a task's signature as a caller sees it: without the run."""
     declared = _declared(task)
-    taken = [parameter for name, parameter in task.signature.parameters.items() if name in declared]
+    taken = [_veiled(parameter) for name, parameter in task.signature.parameters.items() if name in declared]
     return str(task.signature.replace(parameters=taken))
+
+
+class _Hidden:
+    def __repr__(self) -> str:
+        return MASK
+
+
+def _veiled(parameter: inspect.Parameter) -> inspect.Parameter:
+    given = parameter.default not in (inspect.Parameter.empty, None, "")
+    return parameter.replace(default=_Hidden()) if given and is_secret_name(parameter.name) else parameter
 
 
 def _declared(task: Task[..., Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -17,14 +18,17 @@ from penstock.cli.failures import OK, UsageError
 from penstock.cli.session import Session
 from penstock.client import JobQueue
 from penstock.core.durations import parse_duration_s
-from penstock.core.exceptions import did_you_mean
+from penstock.core.exceptions import LedgerError, did_you_mean
 from penstock.job.lifecycle import SHOWN_STATES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from penstock.job.models import Job
+    from penstock.job.steering import Rule
     from penstock.sources.decorators import Task
+
+logger = logging.getLogger("penstock.cli")
 
 _OPTIONAL = Parameter(show_default=False)
 _FLAG = Parameter(negative="", show_default=False)
@@ -194,6 +198,10 @@ def tasks(
     ]
     if name is not None:
         found = [row for row in found if name in (row["name"], *row["options"].get("aliases", ()))]
+    rules = _rules(queue)
+    for row in found:
+        names = (row["name"], *row["options"].get("aliases", ()))
+        row["held"] = [rule.held for rule in rules if rule.concerns(names)]
     if session.json:
         for row in found:
             session.document({"schema": "penstock.task/1", **row})
@@ -201,14 +209,33 @@ def tasks(
         _print_tasks(session, found)
     else:
         session.rows(
-            ("name", "kind", "signature", "source", "options"),
-            ([row["name"], row["kind"], row["signature"], row["source"], _told(row["options"])] for row in found),
+            ("name", "kind", "signature", "source", "options", "held"),
+            (
+                [
+                    row["name"],
+                    row["kind"],
+                    row["signature"],
+                    row["source"],
+                    _told(row["options"]),
+                    "; ".join(row["held"]),
+                ]
+                for row in found
+            ),
         )
     if name is not None and not found:
         from penstock.core.exceptions import UnknownTaskError
 
         raise UnknownTaskError(name, [*queue.tasks(), *queue.pipelines()])
     return CONFIG if queue.load_failures else OK
+
+
+def _rules(queue: JobQueue) -> Sequence[Rule]:
+    """Return the strikes and pauses; none where the ledger cannot be read: what can be run is told all the same."""
+    try:
+        return queue.rules()
+    except LedgerError as error:
+        logger.warning("whether anything is paused or struck is not known: %s", error)
+        return ()
 
 
 def _task_row(task: Task[..., Any]) -> dict[str, Any]:
@@ -266,6 +293,7 @@ def _print_tasks(session: Session, rows: list[dict[str, Any]]) -> None:
         return
     cells: list[list[Text | str]] = []
     for row in rows:
-        told = f"{row['signature']}  {_told(row['options'])}".strip()
-        cells.append([Text(row["name"], style="bold"), row["kind"], row["source"], Text(told, style="dim")])
+        told = Text(f"{row['signature']}  {_told(row['options'])}".strip(), style="dim")
+        held = Text(f"‖ {'; '.join(row['held'])}  " if row["held"] else "", style="yellow")
+        cells.append([Text(row["name"], style="bold"), row["kind"], row["source"], held + told])
     session.console.print(show.table(("name", "kind", "source", ""), cells, width=session.console.width, gives=[3, 2]))

@@ -42,7 +42,7 @@ _VALUE = (
 _QUOTED = re.compile(
     rf"""(?P<head>(?P<q>["'])(?P<name>[\w.\- ]{{1,80}})(?P=q)\s{{0,4}}[:=]\s{{0,4}}[bru]?(?=["'])){_VALUE}"""
 )
-_ASSIGNED = re.compile(rf"(?P<head>(?:{_WORD})[\w\-]{{0,40}}\s{{0,4}}=\s{{0,4}}){_VALUE}", re.IGNORECASE)
+_ASSIGNED = re.compile(rf"(?P<head>(?:{_WORD})[\w\-]{{0,40}}\s{{0,4}}={{1,3}}\s{{0,4}}){_VALUE}", re.IGNORECASE)
 _FLAG = re.compile(
     rf"(?P<head>(?<![\w-])--?[\w\-]{{0,40}}(?:{_WORD})[\w\-]{{0,40}} {{1,4}}(?!-)){_VALUE}", re.IGNORECASE
 )

@@ -146,15 +146,20 @@ class Strike(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
         """The command that takes it back."""
         words = ["penstock", "restore", self.task or "*"]
         if self.parameter is not None:
-            words.append(f"{self.parameter} {self.operator} {msgspec.json.encode(self.value).decode()}")
+            value = MASK if is_secret_name(self.parameter) else msgspec.json.encode(self.value).decode()
+            words.append(f"{self.parameter} {self.operator} {value}")
         return shlex.join(words)
+
+    def concerns(self, names: Collection[str]) -> bool:
+        """Whether jobs of a task with these names may meet it."""
+        return self.task is None or self.task in names
 
     def meets(self, names: Collection[str], queue: str, arguments: Callable[[], Mapping[str, Any]]) -> bool:
         """Whether a job may not begin whose task has these names.
 
         An argument that is not there, or cannot be compared, meets nothing.
         """
-        if self.task is not None and self.task not in names:
+        if not self.concerns(names):
             return False
         if self.parameter is None:
             return True
@@ -201,7 +206,11 @@ class Pause(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="
 
     def meets(self, names: Collection[str], queue: str, arguments: Callable[[], Mapping[str, Any]]) -> bool:
         """Whether a job may not begin whose task has these names."""
-        return (self.what == "queue" and self.of == queue) or (self.what == "task" and self.of in names)
+        return (self.what == "queue" and self.of == queue) or self.concerns(names)
+
+    def concerns(self, names: Collection[str]) -> bool:
+        """Whether it is a pause of the task with these names."""
+        return self.what == "task" and self.of in names
 
     def rests(self, worker: str) -> bool:
         """Whether a worker takes nothing: it is named by its id, or by the beginning of it up to a colon."""
