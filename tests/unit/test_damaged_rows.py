@@ -5,12 +5,14 @@ from __future__ import annotations
 import sqlite3
 import uuid
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from penstock import JobQueue, task
 from penstock.core.config import Config
 from penstock.core.exceptions import LedgerError
+from penstock.job import lifecycle
 from penstock.job.lifecycle import Reason, State
 from penstock.job.models import DamagedJob, Intent, new_job_id
 from penstock.ledger import open_ledger
@@ -153,3 +155,11 @@ def test_what_no_worker_has_told_is_no_worker(tmp_path):
         connection.execute("INSERT INTO workers (id, seen_at, info) VALUES ('a', 9e12, '{\"id\": 3}')")
     assert store.ledger.workers() == []
     store.ledger.close()
+
+
+def test_a_whole_number_of_seconds_is_no_damage(tmp_path: Path) -> None:
+    with JobQueue("huey+sqlite:///queue.db", ledger="sqlite:///ledger.db", root=tmp_path) as queue:
+        job = queue.enqueue_command(["true"], timeout=300)
+        claimed = queue.ledger.apply(lifecycle.claim(job.id, owner="w", lease_s=60))
+        assert claimed is not None
+        assert not isinstance(claimed.job, DamagedJob)

@@ -18,13 +18,16 @@ UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, OSErro
 """What the reading of a row raises that no release of penstock has written."""
 
 _WHOLE = ("priority", "max_attempts", "max_crashes", "attempt", "errors", "crashes", "publishes")
-_NEEDED: dict[str, type] = {
+_NUMBER = (float, int)
+"""SQLite returns a whole number as an int, also from a column of floats, where a statement has just written it."""
+_Kind = type | tuple[type, ...]
+_NEEDED: dict[str, _Kind] = {
     **dict.fromkeys(("id", "kind", "name", "queue", "isolation", "state"), str), **dict.fromkeys(_WHOLE, int),
     "spec": bytes,
 }  # fmt: skip
-_OPTIONAL: dict[str, type] = {
+_OPTIONAL: dict[str, _Kind] = {
     **dict.fromkeys(("key", "tick_key", "unique_key", "parent_id", "reason", "owner", "held", "note", "message"), str),
-    **dict.fromkeys(("nodes_done", "nodes_total"), int), **dict.fromkeys(("timeout_s", "progress"), float),
+    **dict.fromkeys(("nodes_done", "nodes_total"), int), **dict.fromkeys(("timeout_s", "progress"), _NUMBER),
     "result": bytes,
 }  # fmt: skip
 _DEFAULTS: dict[str, Any] = {
@@ -43,10 +46,10 @@ def check_types(names: tuple[str, ...]) -> Callable[[Sequence[Any]], None]:
     def check(row: Sequence[Any]) -> None:
         for at, kind in needed:
             if not isinstance(row[at], kind):
-                raise TypeError(f"not a {kind.__name__}")
+                raise TypeError(f"not of {kind}")
         for at, kind in optional:
             if row[at] is not None and not isinstance(row[at], kind):
-                raise TypeError(f"not a {kind.__name__}")
+                raise TypeError(f"not of {kind}")
 
     return check
 
