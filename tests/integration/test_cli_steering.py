@@ -115,10 +115,13 @@ def test_a_conflict_that_is_to_be_an_error_names_the_job_that_is_there(sh):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("strike", "reprot"), "no task is known by the name 'reprot'; the rule holds for one that may come."),
+        (
+            ("strike", "reprot"),
+            "no task, pipeline or command 'reprot' is known, and no job has it.",
+        ),
         (("pause", "task", "reprot"), "Did you mean 'report'?"),
-        (("pause", "queue", "defualt"), "no queue is known by the name 'defualt'"),
-        (("pause", "worker", "nobody"), "no worker is known by the name 'nobody'"),
+        (("pause", "queue", "defualt"), "no queue 'defualt' is known, and no job has it."),
+        (("pause", "worker", "nobody"), "no worker that lives is named 'nobody'"),
     ],
 )
 def test_a_rule_for_what_nobody_knows_holds_with_a_warning(sh, words, told):

@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from cyclopts import Parameter
 
-from penstock.cli import refs, show
+from penstock.cli import show
 from penstock.cli.failures import OK, UsageError
 from penstock.cli.session import Session
-from penstock.core.exceptions import did_you_mean
 from penstock.core.secrets import mask_data
 from penstock.job.steering import Strike
-from penstock.sources.decorators import TASKS
 
 if TYPE_CHECKING:
-    from penstock.client import JobQueue
     from penstock.job.steering import Rule
     from penstock.strikes import Struck
 
@@ -47,9 +44,7 @@ def strike(
         session: Handed in by the parser.
     """
     name, compared = _meant(task, condition)
-    queue = session.queue()
-    done = queue.strike(name, *compared, drop=drop, why=why)
-    _doubt(session, queue, done.rule)
+    done = session.queue().strike(name, *compared, drop=drop, why=why)
     return _told(session, done, "dropped" if drop else "held")
 
 
@@ -89,10 +84,7 @@ def pause(
         why: Why, for others; it stands in the audit.
         session: Handed in by the parser.
     """
-    queue = session.queue()
-    done = queue.pause(**_of(what, name), why=why)
-    _doubt(session, queue, done.rule)
-    return _told(session, done, "held")
+    return _told(session, session.queue().pause(**_of(what, name), why=why), "held")
 
 
 def resume(
@@ -174,29 +166,6 @@ def _of(what: str, name: str) -> dict[str, str]:
     return {what: name}
 
 
-def _doubt(session: Session, queue: JobQueue, rule: Rule) -> None:
-    """Say so where a rule names what nobody knows here: it holds all the same, for what may come."""
-    what, name = ("task", rule.task) if isinstance(rule, Strike) else (rule.what, rule.of)
-    if name is None or name in (known := _known(queue, what)):
-        return
-    if what == "task":  # of a project that has not run yet
-        queue.load_tasks()
-        known |= {*TASKS.names(), *queue.pipelines()}
-    if name not in known:
-        near = did_you_mean(name, known)
-        session.warn(f"no {what} is known by the name {name!r}; the rule holds for one that may come.{near}")
-
-
-def _known(queue: JobQueue, what: str) -> set[str]:
-    workers = queue.workers()
-    if what == "worker":
-        return {name for worker in workers for name in (worker.id, worker.id.rpartition(":")[0], worker.host)}
-    if what == "queue":
-        listened = {name for worker in workers for name in worker.queues}
-        return {*queue.config.worker.queues, *listened, *(tally.queue for tally in queue.ledger.tally())}
-    return refs.runnable(queue) | refs.names_of_jobs(queue)
-
-
 def _told(session: Session, done: Struck, what: str) -> int:
     if session.json:
         session.document(
@@ -208,7 +177,7 @@ def _told(session: Session, done: Struck, what: str) -> int:
         jobs = "1 job" if done.jobs == 1 else f"{done.jobs:,} jobs"
         session.write(f"{done.rule}: {jobs} {'let go on' if what == 'admitted' else what}")
     if done.doubt:
-        session.say(f"it may meet nothing: {done.doubt}")
+        session.warn(f"it holds for what may come: {done.doubt}")
     return OK
 
 

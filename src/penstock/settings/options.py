@@ -6,32 +6,32 @@ from functools import lru_cache
 
 _JOB = (
     "queue priority max_attempts max_crashes timeout backoff retry_on discard_on isolation max_memory max_cpu "
-    "max_open_files"
+    "max_open_files expires limit metadata"
 )
 _SCHEDULE = (
     "timezone overlap catch_up catch_up_max grace jitter start end max_fires from_end follows soft_start tag"
 )  # fmt: skip
-_LETTERS = "task queue tag since reason limit"
+_LETTERS = "task queue tag metadata since reason limit"
 
 OPTIONS = {
     "enqueue": (
         "args inputs final_vars pipeline task tasks wait follow wait_timeout delay at key unique unique_for "
-        f"on_conflict expires limit tag {_JOB}"
+        f"on_conflict tag on_exit {_JOB}"
     ),
     "run": (
         "args inputs final_vars pipeline task tasks max_attempts timeout isolation max_memory max_cpu "
-        "max_open_files tag"
+        "max_open_files tag on_exit"
     ),
     "retry": "why",
     "requeue": f"all {_LETTERS} dry_run inputs why to_queue delay priority max_attempts timeout",
     "cancel": "why",
     "worker": (
         "tasks concurrency processes queues burst until_finished at_most max_jobs max_jobs_per_process max_memory "
-        "task_concurrency grace connect_timeout health_port health_host scheduler jobs_dir log_level"
+        "task_concurrency grace connect_timeout health_port health_host scheduler jobs_dir log_level dependencies"
     ),
     "scheduler": "once tasks connect_timeout",
     "schedules": "tag",
-    "schedules add": f"name args inputs final_vars pipeline task tasks why {_SCHEDULE} {_JOB}",
+    "schedules add": f"name args inputs final_vars pipeline task tasks why on_exit {_SCHEDULE} {_JOB}",
     "schedules update": f"why {_SCHEDULE} {_JOB}",
     "schedules rm": "why",
     "schedules pause": "note",
@@ -43,7 +43,7 @@ OPTIONS = {
     "scan": "watch once",
     "top": "once refresh",
     "snapshot": "limit",
-    "jobs": "status name queue tag since limit before watch",
+    "jobs": "status name queue tag metadata since limit before watch",
     "dead-letters": f"{_LETTERS} before",
     "workers": "queue seen_within",
     "workers for-task": "seen_within",
