@@ -55,8 +55,8 @@ services:  ## the servers that the tests need and no wheel carries, as root on D
 unit: $(VENV)/.dev  ## the quick part of the suite
 	$(BIN)/python -m pytest -q tests/unit -m 'not slow and not servers' $(ARGS)
 
-fuzz: $(VENV)/.dev  ## 10,000 fuzzed messages, payloads, rows and files of settings; SEED=... replays a run
-	PENSTOCK_TEST_FUZZ=1250 $(BIN)/python -m pytest -q tests/fuzz -p no:cacheprovider $(if $(SEED),--hypothesis-seed=$(SEED)) $(ARGS)
+fuzz: $(VENV)/.dev  ## 10,000 fuzzed messages, payloads, rows, settings and job files; SEED=... replays a run
+	PENSTOCK_TEST_FUZZ=1112 $(BIN)/python -m pytest -q tests/fuzz -p no:cacheprovider $(if $(SEED),--hypothesis-seed=$(SEED)) $(ARGS)
 
 conformance: $(VENV)/.dev  ## unit and conformance tests: what may differ from one Python to another
 	$(BIN)/python -m pytest -q $(SPREAD) -m 'not servers' tests/unit src/penstock/testing/conformance $(ARGS)

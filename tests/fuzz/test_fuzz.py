@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,23 @@ def body():
     return ran
 
 
+refusals: Counter[str] = Counter()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def told(request):
+    """Say at the end how often what was refused."""
+    yield
+    if EXAMPLES >= 1000:
+        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            print(f"\n{refusals.total():,} refusals: {dict(refusals.most_common())}")
+
+
 def explained(error: Exception, kind: type[Exception] = Exception) -> None:
     """A refusal is one of ours, and says something."""
     assert isinstance(error, kind)
     assert str(error)
+    refusals[type(error).__name__] += 1
 
 
 def soon(begun: float) -> bool:
@@ -100,6 +114,7 @@ def test_a_message_about_no_job_runs_nothing_and_is_counted(queue, job_ids, name
     refused = queue.execution.counts["refused"]
     assert queue.execution.run(Message(id="a_1", job_ids=tuple(job_ids), name=name)) is None
     assert queue.execution.counts["refused"] == refused + len(job_ids)
+    refusals["message about no job"] += len(job_ids)
 
 
 @FUZZ
@@ -132,6 +147,7 @@ def test_any_row_that_somebody_wrote_ends_in_an_error_or_waits_and_executes_noth
     assert job.state in ("failed", "succeeded", "queued"), job
     if job.state == "failed":
         assert job.error is not None
+        refusals[job.error.type] += 1
     if job.state == "succeeded":
         assert kind == "task"
         assert name == "body"
@@ -185,6 +201,64 @@ def test_any_yaml_is_read_or_refused(tmp_path_factory, text):
         assert isinstance(read_yaml(file), dict)
     except ConfigError as error:
         explained(error)
+    file.unlink()
+
+
+job_texts = st.text(max_size=12) | st.sampled_from(
+    ["* * * * *", "@daily", "every 1s", "R3/2099-01-01T00:00Z/PT1H", "touch executed", "../../x", "a\0b", "body", "nan"]
+)
+job_tasks = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": st.sampled_from(["execute_command", "task", "pipeline", "os.system", "subprocess:run"]) | job_texts,
+        "command": job_texts | st.lists(job_texts, max_size=3) | plain,
+        "name": job_texts, "args": plain, "inputs": plain, "env": plain, "cwd": job_texts, "on_exit": plain,
+    },
+)  # fmt: skip
+job_files = st.fixed_dictionaries(
+    {},
+    optional={
+        "job_id": job_texts | plain, "schedule": job_texts | plain, "task": job_tasks | plain, "timezone": job_texts,
+        "max_attempts": plain, "tags": plain, "metadata": plain, "timeout": job_texts, "overlap": job_texts,
+        "limits": plain, "start": job_texts, "no such key": plain,
+    },
+)  # fmt: skip
+GOOD = {"job_id": "a", "schedule": "* * * * *", "task": {"type": "execute_command", "command": "echo hi"}}
+nearly_good = st.dictionaries(
+    st.sampled_from(["description", "timezone", "max_attempts", "tags", "metadata", "timeout", "overlap", "limits"]),
+    plain | job_texts, max_size=1,
+).map(lambda changed: GOOD | changed)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder_of_jobs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("jobs")
+    (root / "jobs.d").mkdir()
+    config = Config(ledger="memory://", results=str(root), jobs_dir="jobs.d")
+    with JobQueue("inline://", config=config, root=root) as opened:
+        yield opened
+
+
+@FUZZ
+@given(
+    (job_files | nearly_good).map(lambda data: json.dumps(data).encode())
+    | st.binary(max_size=100)
+    | st.lists(toml_lines, max_size=5).map(lambda lines: "\n".join(lines).encode()),
+    st.sampled_from(["json", "toml"]),
+)
+@example(b"[" * 100_000, "json")
+@example(b'{"job_id": "a", "job_id": "b"}', "json")
+def test_any_job_file_becomes_a_schedule_or_an_error_that_is_told(folder_of_jobs, data, suffix):
+    file = folder_of_jobs.root / "jobs.d" / f"fuzzed.{suffix}"
+    file.write_bytes(data)
+    begun = time.monotonic()
+    folder_of_jobs.job_files.look()
+    told = [record for record in folder_of_jobs.ledger.records.all("scan_error") if record.name == str(file)]
+    made = [schedule for schedule in folder_of_jobs.schedules.list() if schedule.plan.where == str(file)]
+    assert told or made  # of a file that was right before, both: its schedule stays
+    refusals["job file"] += len(told)
+    assert soon(begun)
+    assert not list(folder_of_jobs.root.rglob("executed"))
     file.unlink()
 
 
