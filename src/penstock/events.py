@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from penstock.absence import LOOK_S, Absence
 from penstock.bridge import Stream
 from penstock.core.exceptions import LedgerUnavailableError, ResultTimeoutError
-from penstock.job.events import JobEvent, change_of, in_order, node_change, progress_of
+from penstock.job.events import JobEvent, change_of, cut_off, in_order, node_change, progress_of
 from penstock.job.lifecycle import State, shown_state
 from penstock.job.models import HistoryEntry, Job, LogLine, NodeRun
 
@@ -148,7 +148,16 @@ class News:
     def _news_of_nodes(self, ledger: Ledger, job: Job) -> list[NodeRun]:
         if job.nodes_total is None or (job.state is State.QUEUED and self._job is not None):
             return []
-        return ledger.nodes(self._job_id)
+        return nodes_of(ledger, self._job_id)
+
+
+def nodes_of(ledger: Ledger, job_id: str, *, attempt: int | None = None) -> list[NodeRun]:
+    """Return the nodes of an attempt, of the newest by default. Where it is over, none runs on."""
+    nodes = ledger.nodes(job_id, attempt=attempt)
+    if all(node.state != "running" for node in nodes):
+        return nodes
+    attempts = {one.number: one for one in ledger.attempts(job_id)}
+    return [cut_off(node, attempts.get(node.attempt)) for node in nodes]
 
 
 def _key(node: NodeRun) -> tuple[int, str]:

@@ -20,7 +20,7 @@ from penstock.core.exceptions import (
     TransitionRefusedError,
     UnsupportedError,
 )
-from penstock.events import stream
+from penstock.events import nodes_of, stream
 from penstock.gateway import message_ids
 from penstock.job import lifecycle
 from penstock.job.lifecycle import FINAL, State
@@ -171,8 +171,11 @@ class JobHandle:
         return self.queue.ledger.history(self.id)
 
     def nodes(self, *, attempt: int | None = None) -> list[NodeRun]:
-        """Return the pipeline nodes of an attempt; of the newest one by default."""
-        return self.queue.ledger.nodes(self.id, attempt=attempt)
+        """Return the pipeline nodes of an attempt; of the newest one by default.
+
+        A node that ran when its attempt ended (its process died, or was killed) has failed, and says so.
+        """
+        return nodes_of(self.queue.ledger, self.id, attempt=attempt)
 
     def events(self, *, follow: bool = True, timeout: float | None = None) -> Stream[JobEvent]:
         """Tell what happens to the job, from its beginning, as it happens: for ``for`` and for ``async for``.
