@@ -109,6 +109,17 @@ def test_a_ledger_that_failed_is_told_with_its_error_and_no_password(vitals):
     assert "secret" not in vitals.health().trouble
 
 
+def test_a_main_thread_that_waits_for_a_ledger_which_takes_no_write_is_no_reason_for_a_restart(vitals):
+    vitals.ledger_written(taken=False)
+    wait_until(lambda: vitals.ledger_answered() or "ledger" in trouble(vitals), 5)
+    assert "has taken no write for" in vitals.health().trouble
+    time.sleep(2 * PATIENCE_S)  # the main thread itself
+    vitals.ledger_answered()
+    assert (vitals.health().live, vitals.health().ready) == (True, False)
+    vitals.ledger_written(taken=True)
+    assert trouble(vitals) == {"loop", "engine"}
+
+
 def test_a_worker_that_takes_nothing_although_messages_wait_is_not_ready(tmp_path: Path):
     config = short_config(backend="huey+sqlite:///queue.db", ledger="sqlite:///ledger.db", sweep=CALM)
     with JobQueue(config=config, root=tmp_path) as queue:
