@@ -202,7 +202,8 @@ class Vitals:
         if self._engine.error:
             return Sign(name="engine", ok=False, told=self._engine.error)
         silent_s = min(self._contact.ago_s(), time.monotonic() - self._full_at)
-        if self.phase != "paused" and self._contact.at is not None and silent_s > self.patience_s:
+        asks = self.phase not in ("paused", "draining")
+        if asks and self._contact.at is not None and silent_s > self.patience_s:
             return Sign(name="engine", ok=False, told=f"has not answered this worker for {format_duration(silent_s)}")
         if self._watched and self._engine.ago_s() > self.patience_s:
             return Sign(name="engine", ok=False, told="does not answer")

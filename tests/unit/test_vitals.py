@@ -96,6 +96,12 @@ def test_a_worker_that_is_full_need_not_have_asked_its_broker(vitals):
         assert "engine" not in trouble(vitals)
 
 
+def test_a_worker_that_drains_does_not_ask_its_broker(vitals):
+    vitals.phase = "draining"
+    time.sleep(1.5 * PATIENCE_S)  # the silence itself
+    assert "engine" not in trouble(vitals)
+
+
 def test_an_engine_that_never_tells_of_contact_is_not_blamed_for_silence():
     vitals = Vitals(owner="w", queues=("default",), concurrency=2, patience_s=0.01)
     vitals.phase = "working"
