@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from penstock.absence import LOOK_S, Absence
 from penstock.bridge import Stream
 from penstock.core.exceptions import LedgerUnavailableError, ResultTimeoutError
-from penstock.job.events import JobEvent, change_of, in_order, node_change, progress_of
+from penstock.job.events import JobEvent, change_of, cut_off, in_order, node_change, progress_of
 from penstock.job.lifecycle import State, shown_state
 from penstock.job.models import HistoryEntry, Job, LogLine, NodeRun
 
@@ -17,12 +17,8 @@ if TYPE_CHECKING:
     from penstock.client import JobQueue
     from penstock.core.base import Ledger
 
-logger = logging.getLogger("penstock.events")
-
 _SOON_S, _LATER_S = 0.1, 0.5
 """How long after a look the next one is: soon after news, later and later while there is none."""
-_AWAY_S = 2.0
-_TOLD_EVERY_S = 30.0
 _PAGE = 5_000
 
 
@@ -50,7 +46,7 @@ class _Watcher:
         self._each_look = each_look
         self._news = News(job_id)
         self._pause_s = _SOON_S
-        self._told_at: float | None = None
+        self._absence = Absence(f"the news of job {job_id} go on")
 
     def look_once(self) -> tuple[Sequence[JobEvent], float | None]:
         """Return all there is, and no next time."""
@@ -66,11 +62,11 @@ class _Watcher:
                 self._queue.sweeper.publish_due()  # nobody else will
             found = self._news.look(self._queue.ledger)
         except LedgerUnavailableError as error:
-            self._tell(error)
+            self._absence.tell(error)
             found = []
-            self._pause_s = min(2 * self._pause_s, _AWAY_S)
+            self._pause_s = min(2 * self._pause_s, LOOK_S)
         else:
-            self._told_at = None
+            self._absence.over()
             self._pause_s = _SOON_S if found else min(2 * self._pause_s, _LATER_S)
         if self._news.over:
             return found, None
@@ -78,12 +74,6 @@ class _Watcher:
         if left_s is not None and left_s <= 0 and not found:
             raise ResultTimeoutError(self._job_id, self._timeout_s or 0.0, self._news.shown(self._queue.ledger))
         return found, self._pause_s if left_s is None else max(0.0, min(self._pause_s, left_s))
-
-    def _tell(self, error: LedgerUnavailableError) -> None:
-        now = time.monotonic()
-        if self._told_at is None or now - self._told_at >= _TOLD_EVERY_S:
-            self._told_at = now
-            logger.warning("the ledger is away, the news of job %s go on when it is back: %s", self._job_id, error)
 
 
 class News:
@@ -158,7 +148,16 @@ class News:
     def _news_of_nodes(self, ledger: Ledger, job: Job) -> list[NodeRun]:
         if job.nodes_total is None or (job.state is State.QUEUED and self._job is not None):
             return []
-        return ledger.nodes(self._job_id)
+        return nodes_of(ledger, self._job_id)
+
+
+def nodes_of(ledger: Ledger, job_id: str, *, attempt: int | None = None) -> list[NodeRun]:
+    """Return the nodes of an attempt, of the newest by default. Where it is over, none runs on."""
+    nodes = ledger.nodes(job_id, attempt=attempt)
+    if all(node.state != "running" for node in nodes):
+        return nodes
+    attempts = {one.number: one for one in ledger.attempts(job_id)}
+    return [cut_off(node, attempts.get(node.attempt)) for node in nodes]
 
 
 def _key(node: NodeRun) -> tuple[int, str]:

@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from penstock.absence import LOOK_S, Absence
 from penstock.bridge import Stream, in_thread
-from penstock.core.exceptions import PenstockError, ResultTimeoutError
+from penstock.core.exceptions import LedgerUnavailableError, PenstockError, ResultTimeoutError
 from penstock.handle import JobHandle, newly_final
 
 _SOON_S, _LATER_S = 0.01, 0.2
@@ -21,9 +22,11 @@ def as_completed(handles: Iterable[JobHandle], *, timeout: float | None = None) 
     """Yield jobs as they end, each once for each time it is given; for ``for`` and for ``async for``.
 
     Nothing is raised for a job that failed: ask it for its `result`. A job that was purged meanwhile is yielded too.
+    A ledger that is away is waited for.
 
     Raises:
         ResultTimeoutError: after ``timeout`` seconds some are not final; they go on all the same.
+        LedgerUnavailableError: a ledger is away when they are over.
     """
     return Stream(_Waiting(_checked(handles), timeout).look)
 
@@ -31,8 +34,8 @@ def as_completed(handles: Iterable[JobHandle], *, timeout: float | None = None) 
 def gather(*handles: JobHandle, timeout: float | None = None, return_exceptions: bool = False) -> list[Any]:
     """Wait for all these jobs and return what they returned, in the order of the handles.
 
-    The jobs of several queues may be mixed. With ``return_exceptions`` the errors stand among the results, each in its
-    place; a job that is not final in time is a `ResultTimeoutError` there.
+    The jobs of several queues may be mixed; a ledger that is away is waited for. With ``return_exceptions`` the errors
+    stand among the results, each in its place; a job that is not final in time is a `ResultTimeoutError` there.
 
     Raises:
         JobFailedError: one failed, and so `JobCancelledError`, `ResultError`, `JobNotFoundError` (it was purged):
@@ -96,6 +99,7 @@ class _Waiting:
         self._until: float | None = None
         self._pause_s = _SOON_S
         self._counted_at = time.monotonic()
+        self._absence = Absence(f"the wait for {self._number} jobs goes on")
 
     def look(self) -> tuple[list[JobHandle], float | None]:
         """Return those that have ended since, and after how long to look again."""
@@ -103,7 +107,15 @@ class _Waiting:
         if self._until is None and self._timeout_s is not None:
             self._until = started + self._timeout_s
         gone_too = started - self._counted_at >= _GONE_EVERY_S
-        ended = newly_final(self._live, gone_too=gone_too)
+        try:
+            ended = newly_final(self._live, gone_too=gone_too)
+        except LedgerUnavailableError as error:
+            if self._until is not None and time.monotonic() >= self._until:
+                raise
+            self._absence.tell(error)
+            self._pause_s = min(2 * self._pause_s, LOOK_S)
+            return [], self._paused(time.monotonic())
+        self._absence.over()
         now = time.monotonic()
         if gone_too:
             self._counted_at = now
@@ -112,10 +124,12 @@ class _Waiting:
         if not self._live:
             return ended, None
         self._pause_s = max(_SOON_S if ended else min(2 * self._pause_s, _LATER_S), _SHARE * (now - started))
-        left_s = None if self._until is None else self._until - now
-        if left_s is not None and left_s <= 0 and not ended:
+        if self._until is not None and now >= self._until and not ended:
             raise self._late()
-        return ended, self._pause_s if left_s is None else max(0.0, min(self._pause_s, left_s))
+        return ended, self._paused(now)
+
+    def _paused(self, now: float) -> float:
+        return self._pause_s if self._until is None else max(0.0, min(self._pause_s, self._until - now))
 
     def _late(self) -> ResultTimeoutError:
         first, timeout_s = self._live[0], self._timeout_s or 0.0

@@ -8,17 +8,19 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from penstock.absence import LOOK_S, Absence
 from penstock.audit import note
 from penstock.bridge import Stream, in_thread
 from penstock.core.exceptions import (
     BackendError,
     JobCancelledError,
     JobFailedError,
+    LedgerUnavailableError,
     ResultTimeoutError,
     TransitionRefusedError,
     UnsupportedError,
 )
-from penstock.events import stream
+from penstock.events import nodes_of, stream
 from penstock.gateway import message_ids
 from penstock.job import lifecycle
 from penstock.job.lifecycle import FINAL, State
@@ -57,6 +59,7 @@ class JobHandle:
         self.id = job.id
         self.outcome = outcome
         """What the enqueue did: ``created`` or ``kept``; None for a handle that was looked up."""
+        self._absence = Absence(f"the wait for job {job.id} goes on")
 
     def __repr__(self) -> str:
         return f"<job {self.id} {self.job.name} {self.job.state}>"
@@ -80,24 +83,39 @@ class JobHandle:
     def wait(self, timeout: float | None = None) -> Job:
         """Wait until the job is final and return its row.
 
-        Where no worker will ever come (``inline://``), the waiter runs what falls due meanwhile.
+        Where no worker will ever come (``inline://``), the waiter runs what falls due meanwhile. A ledger that is away
+        is waited for.
 
         Raises:
             ResultTimeoutError: it is not final after ``timeout`` seconds; it goes on all the same.
+            LedgerUnavailableError: the ledger is away when they are over.
         """
         until = None if timeout is None else time.monotonic() + timeout
         pause_s = _FIRST_POLL_S
-        while not self.refresh().state.final:
-            if self.queue.gateway.in_process:
-                self.queue.sweeper.publish_due()
-                if self.refresh().state.final:
-                    break
-            left_s = _LAST_POLL_S if until is None else until - time.monotonic()
-            if timeout is not None and left_s <= 0:
-                raise ResultTimeoutError(self.id, timeout, self.state)
+        while True:
+            longest_s = _LAST_POLL_S
+            try:
+                if self._has_ended():
+                    return self.job
+                self._absence.over()
+                if timeout is not None and until is not None and time.monotonic() >= until:
+                    raise ResultTimeoutError(self.id, timeout, self.state)
+            except LedgerUnavailableError as error:
+                if until is not None and time.monotonic() >= until:
+                    raise
+                self._absence.tell(error)
+                longest_s = LOOK_S
+            left_s = longest_s if until is None else max(0.0, until - time.monotonic())
             time.sleep(min(pause_s, left_s))
-            pause_s = min(2 * pause_s, _LAST_POLL_S)
-        return self.job
+            pause_s = min(2 * pause_s, longest_s)
+
+    def _has_ended(self) -> bool:
+        if self.refresh().state.final:
+            return True
+        if not self.queue.gateway.in_process:
+            return False
+        self.queue.sweeper.publish_due()  # nobody else will
+        return self.refresh().state.final
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the job and return what its body returned.
@@ -153,8 +171,11 @@ class JobHandle:
         return self.queue.ledger.history(self.id)
 
     def nodes(self, *, attempt: int | None = None) -> list[NodeRun]:
-        """Return the pipeline nodes of an attempt; of the newest one by default."""
-        return self.queue.ledger.nodes(self.id, attempt=attempt)
+        """Return the pipeline nodes of an attempt; of the newest one by default.
+
+        A node that ran when its attempt ended (its process died, or was killed) has failed, and says so.
+        """
+        return nodes_of(self.queue.ledger, self.id, attempt=attempt)
 
     def events(self, *, follow: bool = True, timeout: float | None = None) -> Stream[JobEvent]:
         """Tell what happens to the job, from its beginning, as it happens: for ``for`` and for ``async for``.

@@ -39,12 +39,15 @@ class Presence:
         self._queues = queues
         self._concurrency = concurrency
         self._told_at = 0.0
+        self._tell_every_s = min(_TELL_EVERY_S, vitals.patience_s)
+        self._over = False
         self._telling = threading.Lock()
 
     def begin(self, pipelines: Sequence[str]) -> None:
         """Note when the worker has begun, by the ledger's clock, and which pipelines it knows."""
         self._started_at = self._rooms.ledger.now()
         self._pipelines = tuple(pipelines)
+        self._over = False
 
     def info(self) -> WorkerInfo:
         """Describe the worker as the ledger lists it."""
@@ -71,17 +74,19 @@ class Presence:
         """Tell the ledger again, if it is time to; waits for nothing."""
         self._vitals.note()
         now = time.monotonic()
-        if now - self._told_at >= _TELL_EVERY_S:
+        if now - self._told_at >= self._tell_every_s:
             self._told_at = now
             threading.Thread(target=self.tell, name="penstock-presence", daemon=True).start()
 
     def tell(self) -> None:
         """Tell the ledger, unless that is being done."""
-        if not self._telling.acquire(blocking=False):
+        if self._over or not self._telling.acquire(blocking=False):
             return
         try:
             self._told_at = time.monotonic()
+            self._vitals.ledger_written(taken=False)
             self._rooms.ledger.tell_worker(self.info())
+            self._vitals.ledger_written(taken=True)
             others = (
                 (*worker.tasks, *worker.pipelines)
                 for worker in self._rooms.ledger.workers()
@@ -98,6 +103,7 @@ class Presence:
 
     def sign_off(self) -> None:
         """Have the ledger forget the worker; one that does not answer soon forgets it by itself, in time."""
+        self._over = True
         signing = threading.Thread(target=self._sign_off, name="penstock-presence", daemon=True)
         signing.start()
         signing.join(_SIGN_OFF_S)

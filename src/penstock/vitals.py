@@ -89,13 +89,14 @@ class Vitals:
         self._owner = owner
         self._queues = tuple(queues)
         self._concurrency = concurrency
-        self._patience_s = patience_s
+        self.patience_s = patience_s
         self._main, self._loop, self._contact, self._ledger, self._engine = (_Seen() for _ in range(5))
         self._full_at = time.monotonic()
         self._taken, self._claimed = 0, 0
         self._claimed_at: float | None = None
         self._waiting = 0
         self._untaken_since: float | None = None
+        self._unwritten_since: float | None = None
         self._watched = False
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -138,6 +139,10 @@ class Vitals:
     def ledger_answered(self) -> None:
         """Hear that the ledger has answered."""
         self._ledger.well()
+
+    def ledger_written(self, *, taken: bool) -> None:
+        """Hear that the worker writes its sign of life, or that the ledger has taken it."""
+        self._unwritten_since = None if taken else self._unwritten_since or time.monotonic()
 
     def ledger_failed(self, error: Exception) -> None:
         """Hear that it has not."""
@@ -184,8 +189,10 @@ class Vitals:
         stuck = [
             f"{what} has not turned for {format_duration(seen.ago_s())}"
             for what, seen in turning
-            # The main thread may wait for a ledger that is out of reach, as long as that takes to say so.
-            if seen.at is not None and seen.ago_s() > (2 if seen is self._main else 1) * self._patience_s
+            if seen.at is not None
+            and seen.ago_s() > (2 if seen is self._main else 1) * self.patience_s
+            # The main thread may wait for a ledger that takes no writes: no restart helps against that.
+            and not (seen is self._main and self._unwritten_s() > self.patience_s)
         ]
         if self.phase == "ended":
             stuck.append("the engine's worker has ended")
@@ -195,9 +202,10 @@ class Vitals:
         if self._engine.error:
             return Sign(name="engine", ok=False, told=self._engine.error)
         silent_s = min(self._contact.ago_s(), time.monotonic() - self._full_at)
-        if self.phase != "paused" and self._contact.at is not None and silent_s > self._patience_s:
+        asks = self.phase not in ("paused", "draining")
+        if asks and self._contact.at is not None and silent_s > self.patience_s:
             return Sign(name="engine", ok=False, told=f"has not answered this worker for {format_duration(silent_s)}")
-        if self._watched and self._engine.ago_s() > self._patience_s:
+        if self._watched and self._engine.ago_s() > self.patience_s:
             return Sign(name="engine", ok=False, told="does not answer")
         return Sign(name="engine", ok=True, told="answers")
 
@@ -205,26 +213,35 @@ class Vitals:
         seen = self._ledger
         if seen.error:
             return Sign(name="ledger", ok=False, told=seen.error)
-        if seen.at is not None and seen.ago_s() > self._patience_s:
+        if (waits_s := self._unwritten_s()) > self.patience_s:
+            return Sign(name="ledger", ok=False, told=f"has taken no write for {format_duration(waits_s)}")
+        if seen.at is not None and seen.ago_s() > self.patience_s:
             return Sign(name="ledger", ok=False, told=f"has not answered for {format_duration(seen.ago_s())}")
         return Sign(name="ledger", ok=True, told="answers")
+
+    def _unwritten_s(self) -> float:
+        since = self._unwritten_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def _look_at_claims(self) -> Sign:
         ago_s = self.claimed_s()
         last = "nothing yet" if ago_s is None else f"{format_duration(ago_s)} ago"
         since = self._untaken_since
-        if self.phase == "working" and since is not None and time.monotonic() - since > self._patience_s:
+        if self.phase == "working" and since is not None and time.monotonic() - since > self.patience_s:
             told = f"{self._waiting:,} messages wait and none is taken; last claim: {last}"
             return Sign(name="claims", ok=False, told=told)
         return Sign(name="claims", ok=True, told=f"last claim: {last}")
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
-    def watch(self, ledger: Ledger, gateway: Gateway) -> None:
-        """Look at engine and ledger from now on, in threads of their own: one that hangs does not hide the other."""
+    def watch(self, ledger: Ledger, gateway: Gateway, *, tell: Callable[[], None] = lambda: None) -> None:
+        """Look at engine and ledger from now on, in threads of their own: one that hangs does not hide the other.
+
+        ``tell`` has the worker's sign of life written in time, also while the main thread waits.
+        """
         self._watched = True
         self._engine.well()
-        for look in (lambda: self._ask_ledger(ledger), lambda: self._ask_engine(gateway)):
+        for look in (tell, lambda: self._ask_ledger(ledger), lambda: self._ask_engine(gateway)):
             thread = threading.Thread(target=self._again, args=(look,), name="penstock-vitals", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -236,7 +253,7 @@ class Vitals:
     def _again(self, look: Callable[[], None]) -> None:
         while not self._stop.is_set():
             look()
-            self._stop.wait(min(_LONGEST_PAUSE_S, self._patience_s / _LOOKS))
+            self._stop.wait(min(_LONGEST_PAUSE_S, self.patience_s / _LOOKS))
 
     def _ask_ledger(self, ledger: Ledger) -> None:
         try:

@@ -385,6 +385,10 @@ class Worker(Runs):
         self._presence.tell_in_time()
         self._resting.look()
 
+    def watch(self) -> None:
+        """Have engine and ledger looked at all the time: for who asks by a health port."""
+        self.vitals.watch(self.queue.ledger, self.queue.gateway, tell=self._presence.tell_in_time)
+
     def info(self) -> WorkerInfo:
         """Describe this worker as the ledger lists it."""
         return self._presence.info()

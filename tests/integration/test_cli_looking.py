@@ -13,6 +13,7 @@ from penstock.cli.session import Session
 from penstock.job.models import WorkerInfo
 
 TASK_FILE = """
+import os
 from penstock import Run, task
 
 @task(queue="etl")
@@ -24,6 +25,11 @@ def greet(name: str, run: Run) -> str:
 @task
 def fail(text: str = "bad") -> None:
     raise ValueError(text)
+
+@task(isolation="process", max_crashes=1)
+def die() -> None:
+    print("the last words", flush=True)
+    os._exit(3)
 """
 
 
@@ -48,6 +54,18 @@ def terminal(monkeypatch):
 def submitted(penstock: Shell, *words: str) -> str:
     (job,) = penstock.json("enqueue", *words)
     return job["id"]
+
+
+# -- status -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_status_of_a_crash_loop_ends_with_what_it_wrote_last(penstock, terminal):
+    job = submitted(penstock, "die")
+    assert penstock("status", job) == 0
+    assert "ProcessDied: the process that ran the job died: exit status 3\n" in penstock.out
+    assert "the last words" in penstock.out.split("kind")[0]
+    assert penstock("explain", job) == 0
+    assert "died: exit status 3." in penstock.out
 
 
 # -- snapshot and queues ----------------------------------------------------------------------------------------------

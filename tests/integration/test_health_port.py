@@ -25,6 +25,7 @@ from penstock.core.config import WorkerConfig
 from penstock.job.models import WorkerInfo
 from penstock.testing import services
 from penstock.testing.harness import not_here, short_config, wait_until
+from penstock.testing.server import locked
 
 TASKS = """
 import time
@@ -166,6 +167,22 @@ async def block(gate: str) -> None:
 
 
 @pytest.mark.servers
+def test_a_ledger_that_takes_no_writes_leaves_a_worker_live_and_not_ready(start, tmp_path):
+    worker = start()
+    worker.wait("/ready", 200)
+    lives: list[int] = []
+    with locked(tmp_path / ".penstock" / "ledger.db"):
+        wait_until(lambda: lives.append(worker.ask("/live")[0]) or worker.ask("/ready")[0] == 503, 30)
+        signs = {sign["name"]: sign for sign in worker.ask("/ready")[1]["signs"]}
+        assert "has taken no write for" in signs["ledger"]["told"]
+        until = time.monotonic() + 12  # over the next scan of the folders, which writes in the main thread
+        while time.monotonic() < until:
+            lives.append(worker.ask("/live")[0])
+            time.sleep(0.2)
+    assert set(lives) == {200}
+    worker.wait("/ready", 200)
+
+
 def test_an_async_body_that_blocks_its_loop_is_seen(tmp_path):
     if (why_not := not_here("saq+{redis}")) is not None:
         pytest.skip(why_not)

@@ -7,11 +7,12 @@ import sys
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
 
-from penstock import JobQueue
+from penstock import JobQueue, as_completed, gather
 from penstock.core.exceptions import ConfigError, LedgerUnavailableError
 from penstock.job import lifecycle
 from penstock.job.lifecycle import State
@@ -226,6 +227,46 @@ def test_who_follows_a_job_goes_on_where_he_was_when_the_ledger_is_back(private,
         ledger.apply(lifecycle.succeed(job.id, attempt=1))
         follower.join(30)
         assert [getattr(event, "event", "line") for event in heard] == ["enqueue", "claim", "line", "succeed"]
+
+
+@pytest.mark.parametrize(
+    "wait_for",
+    [
+        lambda job: job.wait(60).state.value,
+        lambda job: job.wait().state.value,
+        lambda job: gather(job, return_exceptions=True, timeout=60) and job.job.state.value,
+        lambda job: next(iter(as_completed([job], timeout=60))).job.state.value,
+    ],
+    ids=["wait", "wait without end", "gather", "as_completed"],
+)
+def test_who_waits_for_a_job_goes_on_when_the_ledger_is_back(private, tmp_path, caplog, wait_for):
+    with (
+        closing(open_ledger(private.url)) as ledger,
+        JobQueue("huey+sqlite:///q.db", ledger=ledger, root=tmp_path) as q,
+    ):
+        (job,) = [s.job for s in ledger.insert(intents(1), grace_s=30)]
+        ledger.apply(lifecycle.claim(job.id, owner="w", lease_s=LEASE_S))
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(wait_for, q.job(job.id))
+            with outage(private):
+                wait_until(lambda: "the ledger is away, the wait for" in caplog.text or answer.done(), 30)
+            ledger.apply(lifecycle.succeed(job.id, attempt=1))
+            assert answer.result(30) == "succeeded"
+
+
+def test_who_waits_for_a_time_is_told_of_the_ledger_that_is_away_when_it_is_over(private, tmp_path):
+    with (
+        closing(open_ledger(private.url)) as ledger,
+        JobQueue("huey+sqlite:///q.db", ledger=ledger, root=tmp_path) as q,
+    ):
+        (job,) = [s.job for s in ledger.insert(intents(1), grace_s=30)]
+        handle = q.job(job.id)
+        with outage(private):
+            for wait_for in (handle.wait, handle.result, lambda s: gather(handle, timeout=s)):
+                began = time.monotonic()
+                with pytest.raises(LedgerUnavailableError):
+                    wait_for(0.5)
+                assert time.monotonic() - began >= 0.5
 
 
 def test_what_was_acknowledged_is_there_after_the_server_was_killed(private):

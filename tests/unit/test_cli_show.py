@@ -73,6 +73,12 @@ def test_the_error_line_names_node_class_and_first_line():
     assert show.error_line(failed) == "by_region: ValueError: bad"
 
 
+def test_a_line_of_an_error_promises_nothing_that_follows_elsewhere():
+    failed = job(state=State.FAILED, error=ErrorInfo("CommandFailed", "exit status 3:\nno room"))
+    assert show.error_line(failed) == "CommandFailed: exit status 3"
+    assert show.error_rest(failed) == ["no room"]
+
+
 def test_markup_in_a_name_is_shown_as_it_is():
     assert any("[red]" in line for line in printed(show.jobs_table([job(name="[red]x")], NOW, width=120), 120))
 

@@ -148,6 +148,7 @@ def test_what_kubernetes_writes_of_a_service_is_no_option(monkeypatch):
         ("PENSTOCK_WORKER_BURST", "maybe"),
         ("PENSTOCK_WORKER_CONCURRENCY", "many"),
         ("PENSTOCK_WORKER_CONCURRENCY", "0"),
+        ("PENSTOCK_WORKER_CONCURRENCY", "1.5"),
         ("PENSTOCK_WORKER_GRACE", "soon"),
         ("PENSTOCK_WORKER_AT_MOST", "poll"),
         ("PENSTOCK_WORKER_AT_MOST", '["poll=1"'),
@@ -162,6 +163,14 @@ def test_a_wrong_value_is_told_with_its_variable(name, text, monkeypatch, capsys
     told = capsys.readouterr().err
     assert name in told
     assert "PENSTOCK_WORKER_PROCESSES" not in told
+
+
+@pytest.mark.parametrize(
+    "words", [["enqueue", "x", "--max-crashes", "1.5"], ["jobs", "--limit=2.5"], ["worker", "-c", "1.5"]]
+)
+def test_a_fraction_is_not_rounded(words, capsys):
+    assert dispatch(words) == 2
+    assert "takes a whole number, not" in capsys.readouterr().err
 
 
 def test_an_error_is_json_where_the_variable_asks_for_it(monkeypatch, capsys):

@@ -22,6 +22,7 @@ from penstock.job.lifecycle import Event, State
 from penstock.job.models import ErrorInfo, Intent, Job, NodeRun, Progress, new_job_id
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
+DIED = ErrorInfo(type="ProcessDied", message="gone")
 
 
 @pytest.fixture
@@ -122,6 +123,33 @@ def test_nodes_of_a_pipeline_are_news(queue: JobQueue) -> None:
     (change,) = [next(heard)]
     assert isinstance(change, NodeChange)
     assert (change.name, change.state, change.at) == ("load", "succeeded", NOW + timedelta(seconds=2))
+
+
+@pytest.mark.parametrize(
+    ("end", "why"),
+    [
+        (lambda job: lifecycle.rescue(job, error=DIED, by_parent=True), "ProcessDied"),
+        (lambda job: lifecycle.release(job.id, attempt=1), "released"),
+    ],
+    ids=["its process died", "it was handed back"],
+)  # fmt: skip
+def test_no_node_runs_on_when_its_attempt_is_over(queue: JobQueue, end: Any, why: str) -> None:
+    job = submit(queue, max_crashes=1)
+    running = claim(queue, job)
+    assert running.started_at is not None
+    node = NodeRun(job_id=job.id, attempt=1, name="load", state="running", started_at=running.started_at)
+    done = msgspec.structs.replace(node, name="first", state="succeeded", elapsed_s=0.5)
+    queue.ledger.report([Progress(job_id=job.id, attempt=1, nodes_done=1, nodes_total=2), done, node])
+    assert {one.name: one.state for one in job.nodes()} == {"first": "succeeded", "load": "running"}
+    queue.ledger.apply(end(running))
+    (attempt,) = job.attempts()
+    assert attempt.finished_at is not None
+    took_s = (attempt.finished_at - running.started_at).total_seconds()
+    by_name = {one.name: one for one in job.nodes()}
+    assert by_name["first"] == done
+    cut = by_name["load"]
+    assert (cut.state, cut.elapsed_s, cut.error) == ("failed", pytest.approx(took_s), f"it was cut off: {why}")
+    assert "load failed" in told(job.events(follow=False))
 
 
 def test_two_who_follow_hear_the_same(queue: JobQueue) -> None:

@@ -20,7 +20,7 @@ from penstock.core.exceptions import ConfigError, LedgerError, LedgerUnavailable
 from penstock.job import lifecycle
 from penstock.job.lifecycle import TRANSITIONS, Event, State
 from penstock.job.models import Intent, JobQuery, LogLine
-from penstock.ledger import open_ledger, sql, sqlite, sqlite_schema, versions
+from penstock.ledger import open_ledger, sql, sqlite, sqlite_file, sqlite_schema, versions
 from penstock.ledger.sqlite import SqliteLedger
 from penstock.servers import disk
 
@@ -223,6 +223,28 @@ def test_a_writer_that_cannot_have_the_file_says_so(path, ledger):
             hasty.insert(intents(1), grace_s=30)
         other.execute("ROLLBACK")
         assert len(hasty.insert(intents(1), grace_s=30)) == 1
+
+
+def test_a_writer_waits_its_time_once(path, ledger):
+    with closing(SqliteLedger(str(path), busy_timeout_s=1.0)) as patient, closing(sqlite3.connect(path)) as other:
+        patient.insert(intents(1), grace_s=30)
+        other.isolation_level = None
+        other.execute("BEGIN IMMEDIATE")
+        started = time.monotonic()
+        with pytest.raises(LedgerUnavailableError, match="locked"):
+            patient.insert(intents(1), grace_s=30)
+        assert 1.0 <= time.monotonic() - started < 2.0
+
+
+def test_the_doctor_finds_a_file_that_takes_no_writes(path, ledger, monkeypatch):
+    monkeypatch.setattr(sqlite_file, "_LOOK_S", 0.1)
+    ledger.insert(intents(1), grace_s=30)
+    assert not [finding for finding in ledger.inspect() if finding.level == "error"]
+    with closing(sqlite3.connect(path)) as other:
+        other.isolation_level = None
+        other.execute("BEGIN IMMEDIATE")
+        (found,) = [finding for finding in ledger.inspect() if finding.level == "error"]
+    assert (found.name, found.told) == ("writes", "it takes none: database is locked")
 
 
 def test_reading_does_not_wait_for_a_writer(path, ledger):

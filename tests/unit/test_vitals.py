@@ -96,6 +96,12 @@ def test_a_worker_that_is_full_need_not_have_asked_its_broker(vitals):
         assert "engine" not in trouble(vitals)
 
 
+def test_a_worker_that_drains_does_not_ask_its_broker(vitals):
+    vitals.phase = "draining"
+    time.sleep(1.5 * PATIENCE_S)  # the silence itself
+    assert "engine" not in trouble(vitals)
+
+
 def test_an_engine_that_never_tells_of_contact_is_not_blamed_for_silence():
     vitals = Vitals(owner="w", queues=("default",), concurrency=2, patience_s=0.01)
     vitals.phase = "working"
@@ -107,6 +113,17 @@ def test_a_ledger_that_failed_is_told_with_its_error_and_no_password(vitals):
     vitals.ledger_failed(RuntimeError("postgres://ada:secret@host/db does not answer"))
     assert "does not answer" in vitals.health().trouble
     assert "secret" not in vitals.health().trouble
+
+
+def test_a_main_thread_that_waits_for_a_ledger_which_takes_no_write_is_no_reason_for_a_restart(vitals):
+    vitals.ledger_written(taken=False)
+    wait_until(lambda: vitals.ledger_answered() or "ledger" in trouble(vitals), 5)
+    assert "has taken no write for" in vitals.health().trouble
+    time.sleep(2 * PATIENCE_S)  # the main thread itself
+    vitals.ledger_answered()
+    assert (vitals.health().live, vitals.health().ready) == (True, False)
+    vitals.ledger_written(taken=True)
+    assert trouble(vitals) == {"loop", "engine"}
 
 
 def test_a_worker_that_takes_nothing_although_messages_wait_is_not_ready(tmp_path: Path):

@@ -143,7 +143,7 @@ def _told(event: JobEvent) -> str:
             told = [f"{event.state.value} ({event.event.value})"]
             told += [f"on {event.worker}"] if event.worker and event.state is State.RUNNING else []
             told += [event.reason] if event.reason else []
-            told += [f"{event.error.type}: {show.first_line(event.error.message)}"] if event.error else []
+            told += [show.error_told(event.error)] if event.error else []
             return "  ".join(told)
         case ProgressChange():
             far = "" if event.progress is None else f"{event.progress:.0%}"

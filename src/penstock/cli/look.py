@@ -70,6 +70,7 @@ def _card(job: Job, attempts: list[Attempt], nodes: list[NodeRun], now: datetime
     lines: list[Any] = [Text.assemble(show.state_text(state), "  ", (job.name, "bold"), "  ", (job.id, "dim"))]
     if job.error is not None and job.state is not State.SUCCEEDED:
         lines.append(Text(show.error_line(job), style="red"))
+        lines += [show.seen(Text(f"  {line}", style="dim red")) for line in show.error_rest(job)]
     elif job.reason and job.state is State.FAILED:
         lines.append(Text(f"reason: {job.reason}", style="red"))
     if bar := show.progress_bar(job, 24):
@@ -129,6 +130,8 @@ def _plain(session: Session, job: Job, attempts: list[Attempt], nodes: list[Node
     values["note"] = show.error_line(job) or values["note"]
     for name, value in values.items():
         session.write(f"{name}\t{' '.join(value.split())}")
+    for line in show.error_rest(job):
+        session.write(f"error\t{' '.join(line.split())}")
     for name, told in _of_schedule(job):
         session.write(f"{name}\t{told}")
     if job.nodes_total is not None:
@@ -138,7 +141,7 @@ def _plain(session: Session, job: Job, attempts: list[Attempt], nodes: list[Node
         told = show.first_line(node.error)
         session.write(f"node\t{node.name}\t{node.state}\t{'' if seconds is None else f'{seconds:.3f}'}\t{told}")
     for attempt in attempts:
-        error = f"{attempt.error.type}: {show.first_line(attempt.error.message)}" if attempt.error else ""
+        error = show.error_told(attempt.error) if attempt.error else ""
         session.write(f"attempt\t{attempt.number}\t{attempt.outcome or 'running'}\t{attempt.worker or ''}\t{error}")
 
 

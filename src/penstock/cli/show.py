@@ -14,7 +14,7 @@ from penstock.core.durations import format_duration
 from penstock.core.secrets import mask_data, mask_text
 from penstock.core.visible import visible
 from penstock.job.lifecycle import State, shown_state
-from penstock.job.models import Attempt, Job, LogLine, NodeRun, WorkerInfo, shown_spec
+from penstock.job.models import Attempt, ErrorInfo, Job, LogLine, NodeRun, WorkerInfo, shown_spec
 
 STATES: dict[str, tuple[str, str]] = {
     "scheduled": ("◷", "blue"),
@@ -32,6 +32,7 @@ OUTCOMES = {"error": "✗", "timeout": "✗", "crashed": "✗", "released": "↩
 _OUTCOME_STYLES = {"succeeded": "green", "running": "bold blue", "cancelled": "dim", "released": "yellow"}
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 _NARROWEST = 4
+_LAST_LINES = 20
 _SHORTEST_ID = 13
 """The part of a UUID version 7 that counts milliseconds."""
 
@@ -84,9 +85,19 @@ def error_line(job: Job) -> str:
     """Return a job's error in one line: the node, the class, the first line of the message."""
     if job.error is None:
         return f"({job.reason})" if job.reason else ""
-    first = (job.error.message.strip().splitlines() or [""])[0]
-    node = f"{job.error.node}: " if job.error.node else ""
-    return f"{node}{job.error.type}: {first}" if first else f"{node}{job.error.type}"
+    return f"{job.error.node}: {error_told(job.error)}" if job.error.node else error_told(job.error)
+
+
+def error_told(error: ErrorInfo) -> str:
+    """Return the class of an error and the first line of its message, which promises nothing that follows."""
+    first = first_line(error.message).removesuffix(":")
+    return f"{error.type}: {first}" if first else error.type
+
+
+def error_rest(job: Job) -> list[str]:
+    """Return the other lines of the message: what a process wrote last. The last twenty."""
+    lines = job.error.message.strip().splitlines()[1:] if job.error is not None else []
+    return lines[-_LAST_LINES:]
 
 
 def note(job: Job, now: datetime) -> str:
@@ -251,7 +262,7 @@ def attempts_table(attempts: Sequence[Attempt], now: datetime, *, width: int) ->
             ago(attempt.started_at, now),
             format_duration(((attempt.finished_at or now) - attempt.started_at).total_seconds()),
             Text(attempt.worker or "", style="dim"),
-            Text(f"{told.type}: {first_line(told.message)}" if told else "", style="red"),
+            Text(error_told(told) if told else "", style="red"),
         ])  # fmt: skip
     return table(("try", "outcome", "started", "took", "worker", ""), rows, width=width, gives=[5, 4])
 

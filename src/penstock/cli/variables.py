@@ -35,18 +35,23 @@ class Variables(Env):
         self._own: set[str] = set()
 
     def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-        """Fill in what no flag says. Raises `UsageError`, which names the variable."""
+        """Fill in what no flag says. Raises `UsageError`, which names the variable, or the flag of a fraction."""
         for argument in filter(_is_option, arguments):
-            name = self._convert_argument(commands, argument)
-            text = os.environ.get(name, "")  # an empty one counts as not set, as with settings
-            if text == "" or name in _READ_WITH_THE_SETTINGS or _LINK.match(text):
-                continue
-            if argument.name not in EVERYWHERE:
-                self._own.add(name)
-            if not argument.tokens:
-                self.given[argument.name] = name
-                for token in _tokens(name, text, argument):
-                    argument.append(token)
+            self._fill(commands, argument)
+            if argument.hint in (int, int | None):
+                _refuse_fractions(argument)
+
+    def _fill(self, commands: tuple[str, ...], argument: Argument) -> None:
+        name = self._convert_argument(commands, argument)
+        text = os.environ.get(name, "")  # an empty one counts as not set, as with settings
+        if text == "" or name in _READ_WITH_THE_SETTINGS or _LINK.match(text):
+            return
+        if argument.name not in EVERYWHERE:
+            self._own.add(name)
+        if not argument.tokens:
+            self.given[argument.name] = name
+            for token in _tokens(name, text, argument):
+                argument.append(token)
 
     def _convert_argument(self, commands: tuple[str, ...], argument: Argument) -> str:
         """Name the variable of an option; for the help page, which is to name none for a word without dashes."""
@@ -81,6 +86,13 @@ def is_on(name: str) -> bool:
 
 def _is_option(argument: Argument) -> bool:
     return argument.parse and argument.field_info.kind is inspect.Parameter.KEYWORD_ONLY and not argument.children
+
+
+def _refuse_fractions(argument: Argument) -> None:
+    """The parser would round them."""
+    for token in argument.tokens:
+        if "." in token.value:
+            raise UsageError(f"{token.keyword or argument.name} takes a whole number, not {token.value}")
 
 
 def _tokens(name: str, text: str, argument: Argument) -> Iterator[Token]:

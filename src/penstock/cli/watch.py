@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from penstock.client import JobQueue
 from penstock.core.exceptions import (
     JobCancelledError,
     JobFailedError,
+    LedgerUnavailableError,
     ResultError,
     ResultTimeoutError,
 )
@@ -88,7 +90,11 @@ def _wait_with_bar(session: Session, queue: JobQueue, handle: JobHandle, timeout
             except ResultTimeoutError:
                 if timeout_s is not None and time.monotonic() - started >= timeout_s:
                     raise ResultTimeoutError(handle.id, timeout_s, handle.state) from None
-                live.update(line(), refresh=True)
+                with contextlib.suppress(LedgerUnavailableError):  # it has gone away since
+                    live.update(line(), refresh=True)
+            except LedgerUnavailableError:
+                if timeout_s is not None and time.monotonic() - started >= timeout_s:
+                    raise
             else:
                 return
 

@@ -136,7 +136,7 @@ def worker(
     def ready() -> None:
         _ready(session, made)
         if watched:
-            made.vitals.watch(opened.ledger, opened.gateway)
+            made.watch()
         if tether is not None:
             tether.tell_ready()
 

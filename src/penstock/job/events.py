@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from penstock.job.lifecycle import Event, State
-from penstock.job.models import ErrorInfo, HistoryEntry, Job, LogLine, NodeRun
+from penstock.job.models import Attempt, ErrorInfo, HistoryEntry, Job, LogLine, NodeRun
 
 
 class StateChange(msgspec.Struct, frozen=True, kw_only=True, tag="state"):
@@ -86,6 +86,16 @@ def node_change(node: NodeRun, seen_at: datetime) -> NodeChange:
         job_id=node.job_id, at=at or seen_at, attempt=node.attempt, name=node.name, state=node.state,
         elapsed_s=node.elapsed_s, error=node.error,
     )  # fmt: skip
+
+
+def cut_off(node: NodeRun, attempt: Attempt | None) -> NodeRun:
+    """Return a node as it stands after the end of its attempt: a process that died or was killed told no more of it."""
+    if node.state != "running" or attempt is None or attempt.finished_at is None or attempt.outcome == "succeeded":
+        return node
+    why = attempt.error.type if attempt.error is not None else attempt.outcome
+    started_at = node.started_at or attempt.started_at
+    elapsed_s = max(0.0, (attempt.finished_at - started_at).total_seconds())
+    return msgspec.structs.replace(node, state="failed", elapsed_s=elapsed_s, error=f"it was cut off: {why}")
 
 
 def in_order(events: list[JobEvent]) -> list[JobEvent]:

@@ -118,7 +118,7 @@ def error(error: ErrorInfo | None) -> str:
     """Write an error in a line."""
     if error is None:
         return "no error was told"
-    first = (error.message.strip().splitlines() or [""])[0]
+    first = (error.message.strip().splitlines() or [""])[0].removesuffix(":")  # what follows is not in this line
     node = f"node {error.node}: " if error.node else ""
     return f"{node}{error.type}: {first}" if first else f"{node}{error.type}"
 

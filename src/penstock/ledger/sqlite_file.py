@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 _IDLE_READERS = 4
 _BUSY_TRIES = 3
+_LOOK_S = 3.0
+"""For how long the doctor waits for the write lock."""
 _UNAVAILABLE = frozenset(
     {
         sqlite3.SQLITE_BUSY,
@@ -101,7 +103,18 @@ class SqliteFile:
     def inspect(self) -> list[Finding]:
         """See `Ledger.inspect`."""
         told = f"SQLite {sqlite3.sqlite_version}, synchronous {self._synchronous}"
-        return [Finding(name="server", level="ok", told=told), *disk.look(self.path)]
+        return [Finding(name="server", level="ok", told=told), *self._look_at_writes(), *disk.look(self.path)]
+
+    def _look_at_writes(self) -> list[Finding]:
+        """Take the write lock for a moment: a file that only answers reads takes no jobs."""
+        try:
+            with closing(sqlite3.connect(self.path, timeout=_LOOK_S, isolation_level=None)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("ROLLBACK")
+        except sqlite3.OperationalError as error:
+            hint = "is the file writable, does another program hold it?"
+            return [Finding(name="writes", level="error", told=f"it takes none: {error}", hint=hint)]
+        return []
 
     def check_version(self) -> None:
         """See `Ledger.check_version`."""
@@ -191,14 +204,15 @@ class SqliteFile:
             self._writer = self._open_writer()
         return self._while_busy(work, self._writer)
 
-    @staticmethod
-    def _while_busy(work: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
-        # SQLite's busy handler is not fair, and some steps (recovery, the change to WAL) do not ask it at all.
+    def _while_busy(self, work: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
+        # Some steps (recovery, the change to WAL) do not ask the busy handler; what did has waited long enough.
+        until = time.monotonic() + self._busy_timeout_s
         for left in reversed(range(_BUSY_TRIES)):
             try:
                 return work(connection)
             except sqlite3.OperationalError as error:
-                if not left or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or not left or time.monotonic() >= until:
                     raise
             time.sleep(random.uniform(0.01, 0.1))  # noqa: S311 - jitter, not a secret
         raise AssertionError("unreachable")

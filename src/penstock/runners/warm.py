@@ -243,7 +243,7 @@ class WarmChild:
             return Ended(how="raised", error=instead)
         message = f"the process that ran the job died: {_told(status)}{why}"
         if words := [*talk.tail, *talk.dump]:
-            message += "; it wrote last:\n" + "\n".join(words)
+            message += "\nit wrote last:\n" + "\n".join(words)
         return Ended(how="crashed", error=ErrorInfo(type="ProcessDied", message=message))
 
     # -- the pipes ----------------------------------------------------------------------------------------------
