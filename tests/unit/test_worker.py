@@ -81,11 +81,11 @@ def test_a_worker_outlives_a_ledger_that_goes_away_when_it_tells_of_itself(
     with JobQueue("huey+sqlite:///queue.db", ledger="sqlite:///ledger.db", root=tmp_path) as queue:
         job = queue.enqueue(noop)
     monkeypatch.chdir(tmp_path)
-    info, told = Worker.info, [True, False]
+    info, away = Worker.info, [LedgerUnavailableError("it went away")]
 
     def once(worker: Worker) -> WorkerInfo:
-        if told and not told.pop(0):
-            raise LedgerUnavailableError("it went away")
+        if away:
+            raise away.pop()
         return info(worker)
 
     monkeypatch.setattr(Worker, "info", once)
