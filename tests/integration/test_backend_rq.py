@@ -367,7 +367,7 @@ def test_nothing_of_rqs_own_is_on(open_queue, broker, record):
     assert not broker.exists(f"rq:scheduled:{shown.origin}", f"rq:deferred:{shown.origin}")
 
 
-@pytest.mark.parametrize("job_id", ["report.2026-11-21", "..", "x-report_2e_5", "x" * 128])
+@pytest.mark.parametrize("job_id", ["report.2026-11-21", "...", "x-report_2e_5", "x" * 128])
 def test_every_job_id_that_a_user_may_give_is_taken_by_rq_and_its_tools(open_queue, broker, harness, record, job_id):
     queue = open_queue()
     job = queue.enqueue(note, file=record.file, job_id=job_id)

@@ -12,7 +12,8 @@ import pytest
 from penstock import JobNotFoundError, JobQueue, task
 from penstock.core.config import Config, HistoryConfig, SecurityConfig
 from penstock.core.exceptions import ConfigError, ResultError
-from penstock.job.models import Message, Ref
+from penstock.job import lifecycle
+from penstock.job.models import Intent, Message, Ref
 from penstock.ledger import open_ledger
 from penstock.results import ResultStore, load_ref
 from penstock.settings import load
@@ -308,7 +309,10 @@ def test_results_that_cannot_be_deleted_keep_no_others(tmp_path):
     history = HistoryConfig(keep_succeeded="1ms")
     config = Config(ledger="memory://", results=str(tmp_path / "results"), history=history)
     with JobQueue("inline://", config=config, root=tmp_path) as queue:
-        queue.enqueue_command(["true"], job_id="..").wait(10)
+        forged = Intent(id="..", kind="command", name="true", spec=b"{}")
+        queue.ledger.insert([forged], grace_s=30)
+        queue.ledger.apply(lifecycle.claim(forged.id, owner="somebody", lease_s=60))
+        queue.ledger.apply(lifecycle.succeed(forged.id, attempt=1))
         queue.enqueue("large", job_id="fine").wait(10)
         assert [path.name for path in (tmp_path / "results").iterdir()] == ["fine"]
         while queue.counts().get("succeeded"):
