@@ -8,6 +8,9 @@ import pytest
 from cli_shell import Shell, process_as_before  # noqa: F401 - a fixture
 
 from penstock import JobQueue, task
+from penstock.core.exceptions import LedgerUnavailableError
+from penstock.job.models import WorkerInfo
+from penstock.worker import Worker
 
 
 @pytest.fixture
@@ -46,3 +49,20 @@ def test_each_option_has_a_variable(penstock, monkeypatch):
 def test_a_time_that_is_none_is_a_usage_error(penstock):
     assert penstock("workers", "--seen-within", "soon") == 2
     assert "--seen-within: 'soon' is not a duration" in penstock.err
+
+
+def test_a_worker_outlives_a_ledger_that_goes_away_when_it_tells_of_itself(penstock, monkeypatch):
+    with JobQueue() as queue:
+        job = queue.enqueue_command(["true"])
+    info, away = Worker.info, [LedgerUnavailableError("it went away")]
+
+    def once(worker: Worker) -> WorkerInfo:
+        if away:
+            raise away.pop()
+        return info(worker)
+
+    monkeypatch.setattr(Worker, "info", once)
+    assert penstock("worker", "--burst") == 0
+    assert "its ledger does not answer any more" in penstock.err
+    (found,) = penstock.json("status", job.id)
+    assert found["state"] == "succeeded"

@@ -10,14 +10,12 @@ import pytest
 
 from penstock import JobQueue, Run, task
 from penstock.admission import Admission
-from penstock.cli.main import main
 from penstock.core.exceptions import LedgerUnavailableError
 from penstock.job import lifecycle
-from penstock.job.models import Job, WorkerInfo
+from penstock.job.models import Job
 from penstock.rooms import Rooms
 from penstock.sources.decorators import TASKS
 from penstock.testing.harness import short_config
-from penstock.worker import Worker
 
 
 @task(name="worker_noop")
@@ -73,27 +71,6 @@ def test_a_ledger_that_goes_away_while_a_worker_begins_starts_one_engine_only(
         monkeypatch.setattr(queue.schedules, "declare", declare)
         with queue.worker(connect_timeout="30s"):
             assert [thread.name for thread in threading.enumerate()].count("penstock-worker") == 1
-
-
-def test_a_worker_outlives_a_ledger_that_goes_away_when_it_tells_of_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with JobQueue("huey+sqlite:///queue.db", ledger="sqlite:///ledger.db", root=tmp_path) as queue:
-        job = queue.enqueue(noop)
-    monkeypatch.chdir(tmp_path)
-    info, away = Worker.info, [LedgerUnavailableError("it went away")]
-
-    def once(worker: Worker) -> WorkerInfo:
-        if away:
-            raise away.pop()
-        return info(worker)
-
-    monkeypatch.setattr(Worker, "info", once)
-    urls = ["--backend", "huey+sqlite:///queue.db", "--ledger", "sqlite:///ledger.db"]
-    assert main(["worker", "--burst", *urls]) == 0
-    assert "its ledger does not answer any more" in capsys.readouterr().err
-    with JobQueue("huey+sqlite:///queue.db", ledger="sqlite:///ledger.db", root=tmp_path) as queue:
-        assert queue.job(job.id).state == "succeeded"
 
 
 def test_a_room_is_opened_once_however_many_threads_ask(tmp_path: Path) -> None:
