@@ -38,7 +38,7 @@ rio: $(VENV)/.dev  ## periodic jobs in a Rio app, in a real Chromium, which is i
 	$(BIN)/python -m pytest -q tests/integration/test_rio.py tests/integration/test_rio_browser.py $(ARGS)
 
 bars: $(VENV)/.dev services  ## every bar of reliability at its small size: kills, outages, hostile messages
-	$(BIN)/python -m pytest -q -n 2 tests/chaos/test_bars.py $(ARGS)
+	$(BIN)/python -m pytest -q $(SPREAD) tests/chaos/test_bars.py $(ARGS)
 
 chaos: $(VENV)/.dev services  ## the bars of reliability at full size, into their document; ARGS="--bar 1 --engine rq+redis --seed 7"
 	$(BIN)/python tests/chaos/run.py --write $(ARGS)

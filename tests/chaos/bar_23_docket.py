@@ -163,7 +163,8 @@ class _Chaos:
                 with outage(self.server):
                     pass
                 wait_until(self._answers, 60)
-            place = arena.rng.randrange(len(workers))
+            busy = [worker for worker in arena.wait_busy(2) if worker in workers]  # or no kill may ever hit a body
+            place = workers.index(arena.rng.choice(busy or workers))
             workers[place].kill()
             workers[place] = arena.start("--concurrency", "4")
 
