@@ -61,24 +61,24 @@ def test_an_engine_s_worker_that_has_ended_is_not_live(vitals):
     assert not vitals.health().live
 
 
-def test_a_worker_that_somebody_has_paused_is_live_and_not_ill(vitals):
+def rest_long(vitals):
+    """Rest for longer than the patience, while the main thread and the ledger are well."""
     vitals.loop_turned()
     vitals.rest()
     until = time.monotonic() + 2 * PATIENCE_S
     while time.monotonic() < until:
         vitals.turn()
         vitals.ledger_answered()
+
+
+def test_a_worker_that_somebody_has_paused_is_live_and_not_ill(vitals):
+    rest_long(vitals)
     health = vitals.health()
     assert (health.phase, health.live, health.ready, health.trouble) == ("paused", True, False, "")
 
 
 def test_a_worker_that_goes_on_is_well_before_its_engine_has_answered(vitals):
-    vitals.loop_turned()
-    vitals.rest()
-    until = time.monotonic() + 2 * PATIENCE_S
-    while time.monotonic() < until:
-        vitals.turn()
-        vitals.ledger_answered()
+    rest_long(vitals)
     vitals.wake()
     assert (vitals.health().ready, vitals.health().trouble) == (True, "")
 
