@@ -14,11 +14,11 @@ from collections.abc import Callable
 
 logger = logging.getLogger("penstock.worker")
 
-FORCED_S = 0.85
-"""How long a process may take to leave after a second signal."""
+FORCED_S = 0.75
+"""How long a process may take to leave after a second signal, before what is done at the last moment."""
 ENDING_S = 3.0
 """How much longer than its drain a process may take to sign off, and to close what it had opened."""
-_LAST_S = 0.1
+_LAST_S = 0.2
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -26,7 +26,8 @@ class Leaving:
     """A thread that hears signals beside the main thread, and ends the process where that does not do it in time.
 
     Python's own handlers run in the main thread between two of its bytecodes: a driver that waits for its server there
-    (SQLite for a lock that another program holds) heeds no signal. Whose end could not be told loses its lease.
+    (SQLite for a lock that another program holds) heeds no signal. At the last moment what runs is handed back by this
+    thread; where the ledger does not take it, leases end by themselves.
     """
 
     def __init__(self, *, drain_s: float, code: int, before: Callable[[], object]) -> None:
@@ -91,7 +92,7 @@ class Leaving:
                     self._until = min(self._until, time.monotonic() + wait_s)
 
     def _end(self) -> None:
-        logger.warning("this process does not come to its end by itself; it leaves, and its jobs with their leases")
+        logger.warning("this process does not come to its end by itself; it leaves")
         last = threading.Thread(target=self._before, daemon=True)
         last.start()
         last.join(_LAST_S)

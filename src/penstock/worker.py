@@ -225,6 +225,12 @@ class Worker(Runs):
         if not self._done.wait(_FORCED_WAIT_S / 2) and execution.running:
             execution.hand_back()
 
+    def abandon(self) -> None:
+        """End the children and hand back what runs: the process ends in a moment, wherever its main thread is."""
+        self.queue.kill_children()
+        if "execution" in self.queue.__dict__:
+            self.queue.execution.hand_back()
+
     # -- embedded -----------------------------------------------------------------------------------------------
 
     def start(self) -> None:

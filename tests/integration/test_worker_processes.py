@@ -34,6 +34,13 @@ def hold(gate: str) -> int:
 def nap(seconds: float) -> int:
     time.sleep(seconds)
     return os.getpid()
+
+@task(name="several.stall")
+def stall() -> None:
+    from penstock.worker import Worker
+
+    Worker._force = lambda worker: time.sleep(60)  # what the main thread is to do at a second signal
+    time.sleep(60)
 """
 NOBODY = "127.0.0.1:1"
 """Port 1 is served nowhere: a connection is refused at once."""
@@ -47,6 +54,12 @@ def hold(gate: str) -> int:
 
 @task(name="several.nap")
 def nap(seconds: float) -> int:
+    """As `hold`."""
+    raise NotImplementedError
+
+
+@task(name="several.stall")
+def stall() -> None:
     """As `hold`."""
     raise NotImplementedError
 
@@ -263,6 +276,18 @@ def test_sigterm_ends_the_waiting_at_once(shop, words):
     assert code == 0
     assert time.monotonic() - sent < 3
     assert "it was never ready" in err
+
+
+def test_a_second_signal_hands_jobs_back_although_the_main_thread_never_comes_to_it(shop):
+    process = shop.worker()
+    shop.ready(1)
+    job = shop.queue.enqueue(stall)
+    wait_until(lambda: job.refresh().state == "running", 30, "the job runs")
+    process.terminate()
+    time.sleep(0.2)  # of two signals that come at once the kernel delivers one
+    process.terminate()
+    assert ended(process)[0] == 143
+    assert (job.refresh().state, job.job.errors, job.job.crashes) == ("queued", 0, 0)
 
 
 def test_a_wrong_setting_is_not_tried_again(shop):

@@ -140,7 +140,7 @@ def worker(
         if tether is not None:
             tether.tell_ready()
 
-    leaving = Leaving(drain_s=seconds(config.worker.grace), code=EXIT_FORCED, before=opened.kill_children)
+    leaving = Leaving(drain_s=seconds(config.worker.grace), code=EXIT_FORCED, before=made.abandon)
     try:
         code = made.run_at_most(bounds, on_ready=ready) if bounds else made.run(on_ready=ready)
     except PenstockError as error:
