@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -175,9 +177,8 @@ def _(queue: JobQueue) -> None:
 
 @proof("a caller's own transaction")
 def _(queue: JobQueue) -> None:
-    import sqlite3
-
-    with sqlite3.connect(queue.config.ledger.removeprefix("sqlite:///"), isolation_level=None) as connection:
+    path = queue.config.ledger.removeprefix("sqlite:///")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("begin immediate")
         job = queue.enqueue(same, connection=connection)
         connection.execute("commit")

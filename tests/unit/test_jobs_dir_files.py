@@ -148,6 +148,11 @@ def test_a_link_out_of_the_folder_is_refused_and_one_within_it_is_followed(folde
     assert list(found.files) == [str(folder / "in.json")]
 
 
+def test_a_link_that_leads_nowhere_is_told(folder):
+    (folder / "a.json").symlink_to(folder / "gone.json")
+    assert [error.type for error in look(folder).errors.values()] == ["NotFound"]
+
+
 def test_a_named_pipe_is_refused_and_not_waited_for(folder):
     os.mkfifo(folder / "a.json")
     assert [error.type for error in look(folder).errors.values()] == ["NotAFile"]

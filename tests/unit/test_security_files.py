@@ -86,6 +86,11 @@ def test_a_link_to_itself_is_told_and_the_others_are_loaded(jobs):
     assert loaded(jobs.parent) == (["good"], {"NotFound"})
 
 
+def test_a_link_to_nothing_is_told_and_the_others_are_loaded(jobs):
+    (jobs / "gone.py").symlink_to(jobs / "never.py")
+    assert loaded(jobs.parent) == (["good"], {"NotFound"})
+
+
 def test_a_folder_that_anybody_may_change_is_not_searched(jobs):
     jobs.chmod(0o777)
     assert loaded(jobs.parent) == ([], {"WorldWritable"})

@@ -115,7 +115,7 @@ class JobsFolder:
             self._refuse_open(path, status)
             raw, mark, read_ns = self._bytes(path)
         except FileNotFoundError:
-            return None
+            return LoadError(str(path), "NotFound", "it is a link that leads nowhere") if path.is_symlink() else None
         except Wrong as wrong:
             return LoadError(str(path), wrong.kind, str(wrong))
         except OSError as error:

@@ -5,6 +5,7 @@ Only what is named there is ever run; nothing is loaded because a message or a r
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -142,10 +143,13 @@ class _Scan:
         for path in entries:
             if path.name.startswith((".", "__pycache__")) or not (path.is_dir() or path.suffix == ".py"):
                 continue
-            real = _real(path)
-            if real is None:
-                self._tell(path, "NotFound", "it is a link that leads to itself")
-            elif self._leads_out(path, real, boundary) or real in visited:
+            try:
+                real = Path(os.path.realpath(path, strict=True))
+            except OSError as error:
+                where = "to itself" if error.errno == errno.ELOOP else "nowhere"
+                self._tell(path, "NotFound", f"it is a link that leads {where}")
+                continue
+            if self._leads_out(path, real, boundary) or real in visited:
                 continue
             elif path.is_dir():
                 if not (path / "pyvenv.cfg").exists():
@@ -320,14 +324,6 @@ class _Scan:
 
     def _shown(self, path: Path) -> str:
         return str(path.relative_to(self._root)) if path.is_relative_to(self._root) else str(path)
-
-
-def _real(path: Path) -> Path | None:
-    """Return where a path leads to; None for links that lead to themselves."""
-    try:
-        return path.resolve()
-    except (OSError, RuntimeError):  # RuntimeError: before Python 3.13
-        return None
 
 
 def _seen(file: Path) -> tuple[int, int] | None:
