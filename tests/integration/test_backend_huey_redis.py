@@ -120,7 +120,10 @@ def test_a_worker_outlives_an_outage_of_its_broker(tmp_path, record):
 
 def test_an_idle_worker_starts_a_job_at_once(queue, harness, record):
     harness.start_worker(queue)
-    sent = time.monotonic()
-    queue.enqueue(note, file=record.file)
-    (start,) = record.wait_started()
-    assert start.at_s - sent < 0.3  # the storage blocks: it does not poll
+    waits = []
+    for tried in range(5):
+        sent = time.monotonic()
+        queue.enqueue(note, file=record.file, label=str(tried))
+        (start,) = record.wait_started(str(tried))
+        waits.append(start.at_s - sent)
+    assert min(waits) < 0.1  # the storage blocks: it does not poll; what is slower, a busy machine made slow
