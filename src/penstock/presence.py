@@ -92,7 +92,7 @@ class Presence:
                 for worker in self._rooms.ledger.workers()
                 if worker.id != self._rooms.owner
             )
-            self._rooms.execution.elsewhere.tasks = frozenset(name for tasks in others for name in tasks)
+            self._rooms.execution.settlement.elsewhere.tasks = frozenset(name for tasks in others for name in tasks)
         except LedgerError as error:
             self._vitals.ledger_failed(error)
             logger.warning("the ledger did not take this worker's sign of life: %s", error)

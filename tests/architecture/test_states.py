@@ -8,8 +8,8 @@ from penstock.job.lifecycle import State
 
 DECIDES = "job/lifecycle.py"
 APPLIES = {
-    "execution.py", "handle.py", "heart.py", "slots.py", "steering.py", "submission.py", "sweeper.py", "writer.py",
-    "testing/frozen.py",
+    "execution.py", "handle.py", "heart.py", "settlement.py", "slots.py", "steering.py", "submission.py", "sweeper.py",
+    "testing/frozen.py", "writer.py",
 }  # fmt: skip
 
 
