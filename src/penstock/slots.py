@@ -140,14 +140,20 @@ class Slots:
         return granted
 
     def _wait(self, key: str, most: int, job: Job) -> bool:
-        """Leave word of who waits; then look again: a slot that was given back in between woke nobody."""
+        """Leave word of who waits; then look again: a slot that was given back in between woke nobody.
+
+        The word is left anew by who comes a second time: somebody who has let him go on may be about to forget it.
+        """
         kind = f"{HOLDERS}:{key}"
-        there = self._ledger.records.get(kind, job.id)
-        if there is None:
-            self._ledger.records.write([Change(kind=kind, name=job.id, seen=0, body=b"{}", due_at=job.created_at)])
+        while True:
+            there = self._ledger.records.get(kind, job.id)
+            seen = 0 if there is None else there.version
+            word = Change(kind=kind, name=job.id, seen=seen, body=b"{}", due_at=job.created_at)
+            if (version := self._ledger.records.write([word])[0]) > 0:
+                break
         if not self._take(key, most, job):
             return False
-        self._forget(kind, job.id)
+        self._drop(kind, job.id, version)
         return True
 
     def _wake(self, key: str) -> int:
@@ -174,24 +180,28 @@ class Slots:
         if woken:
             self._publish(woken)
         elif record is not None and not held.holders and not self._ledger.records.due(kind, 1):
-            self._drop(record)
+            self._drop(record.kind, record.name, record.version)
         return len(woken)
 
     def _woken(self, waiting: Record) -> tuple[State | None, Job | None]:
-        """Admit one who waits, and forget that he does; return his state, and his row where he may go on."""
+        """Admit one who waits, and forget that he does; return his state, and his row where he may go on.
+
+        He is forgotten last: for whoever dies in between, a sweep does the rest.
+        """
         try:
             job = self._ledger.get(waiting.name)
         except JobNotFoundError:
-            self._forget(waiting.kind, waiting.name)
+            self._drop(waiting.kind, waiting.name, waiting.version)
             return None, None
         if job.state is State.RUNNING:
             return job.state, None  # he is on his way to be held, and stays on the list
-        self._forget(waiting.kind, waiting.name)
-        if job.held is None or not job.held.startswith(WAITS):
-            return job.state, None
-        if self._ledger.apply(lifecycle.admit(job.id, why=job.held)) is None:
-            return job.state, None
-        return job.state, self._ledger.get(job.id)
+        admitted = False
+        if not job.state.final and job.held is not None and job.held.startswith(WAITS):
+            admitted = self._ledger.apply(lifecycle.admit(job.id, why=job.held)) is not None
+            if not admitted:
+                return job.state, None  # another was quicker; the next look sees what became of him
+        self._drop(waiting.kind, waiting.name, waiting.version)
+        return job.state, self._ledger.get(job.id) if admitted else None
 
     def _runs(self, holder: Holder) -> bool:
         try:
@@ -214,13 +224,8 @@ class Slots:
             time.sleep(random.uniform(0, min(0.001 * number, _LONGEST_PAUSE_S)))  # noqa: S311 - spreads load
         raise LedgerError(f"the slots of {key!r} change faster than they can be taken")
 
-    def _forget(self, kind: str, job_id: str) -> None:
-        record = self._ledger.records.get(kind, job_id)
-        if record is not None:
-            self._ledger.records.write([Change(kind=kind, name=job_id, seen=record.version, body=None)])
-
-    def _drop(self, record: Record) -> None:
-        self._ledger.records.write([Change(kind=record.kind, name=record.name, seen=record.version, body=None)])
+    def _drop(self, kind: str, name: str, version: int) -> None:
+        self._ledger.records.write([Change(kind=kind, name=name, seen=version, body=None)])
 
 
 def _only(held: Held, keep: Callable[[Holder], bool]) -> Held:

@@ -14,6 +14,7 @@ from penstock import JobQueue, task
 from penstock.core.base import Ledger
 from penstock.core.config import Config
 from penstock.job import lifecycle
+from penstock.job.lifecycle import Event
 from penstock.job.models import Intent, JobQuery
 from penstock.job.slots import slots_entry
 from penstock.slots import HOLDERS, Slots
@@ -62,6 +63,19 @@ class Hands:
         job = self.ledger.get(job_id)
         self.slots.leave(job)
         self.ledger.apply(lifecycle.succeed(job.id, attempt=job.attempt))
+
+
+class Death(BaseException):
+    """Ends a worker by hand where it stands."""
+
+
+def dies_at(event: Event, apply):
+    def deadly(transition):
+        if transition.event is event:
+            raise Death
+        return apply(transition)
+
+    return deadly
 
 
 @pytest.fixture
@@ -134,6 +148,37 @@ def test_who_is_on_its_way_to_wait_is_woken_by_the_next_look(hands, ledger):
     hands.end(first)  # the other one's wait is not written yet
     ledger.apply(lifecycle.release(second, attempt=1, held=ended.held))
     assert hands.slots.reconcile() == 1
+    assert hands.published == [second]
+
+
+def test_who_is_let_go_on_by_one_who_dies_meanwhile_is_found_by_the_next_look(hands, ledger, monkeypatch):
+    first, second = hands.enqueue(k=1), hands.enqueue(k=1)
+    hands.begin(first), hands.begin(second)
+    with monkeypatch.context() as dying:
+        dying.setattr(ledger, "apply", dies_at(Event.ADMIT, ledger.apply))
+        with pytest.raises(Death):
+            hands.slots.leave(ledger.get(first))
+    ledger.apply(lifecycle.succeed(first, attempt=1))
+    assert hands.slots.reconcile() == 1
+    assert hands.published == [second]
+
+
+def test_who_waits_again_before_he_is_forgotten_is_woken_again(hands, ledger, monkeypatch):
+    first, second, third = hands.enqueue(k=1), hands.enqueue(k=1), hands.enqueue(k=1)
+    hands.begin(first), hands.begin(second)
+    apply = ledger.apply
+
+    def overtaken(transition):
+        applied = apply(transition)
+        if transition.event is Event.ADMIT:
+            assert (hands.begin(third), hands.begin(second)) == (True, False)
+        return applied
+
+    with monkeypatch.context() as slow:
+        slow.setattr(ledger, "apply", overtaken)
+        hands.end(first)
+    hands.published.clear()
+    hands.end(third)
     assert hands.published == [second]
 
 
