@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -89,8 +90,7 @@ class _Soak:
             wait_until(lambda: self._live() == 0, 120)
         rows = sum(arena.queue.counts().values())
         verdict = arena.verdict()
-        early = [size for size in sizes if size[0] > soak_s / 5] or sizes
-        rss, fds = (max(0.0, sizes[-1][n] / early[0][n] - 1) for n in (1, 2))
+        rss, fds = (growth([(size[0] / soak_s, size[n]) for size in sizes]) for n in (1, 2))
         grown = (lambda name, by: at_most(name, by, GROWTH)) if soak_s >= LONG_S else told
         return [
             equals("commits", verdict.commits, len(arena.acknowledged)),
@@ -177,6 +177,15 @@ class _Soak:
             if one.until > other.began
             and not any(pid == one.pid and since < other.began < until + 1 for pid, since, until in self.frozen)
         ]
+
+
+def growth(sizes: Sequence[tuple[float, int]]) -> float:
+    """Return by what part sizes have grown, given when (0 to 1) each was seen.
+
+    Compared are medians of a tenth of the time each: one look may come upon a socket that is just being opened.
+    """
+    first, last = ([size for at, size in sizes if since <= at < since + 0.1] for since in (0.2, 0.9))
+    return max(0.0, statistics.median(last) / statistics.median(first) - 1) if first and last else 0.0
 
 
 def _size(pid: int) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import report
+from bar_20_soak import growth
 from judge import Verdict, judge
 from report import Figure, Row
 
@@ -89,3 +90,9 @@ def test_the_table_keeps_the_rows_that_were_not_run_again(tmp_path):
     assert "commits 1 (2) | **no** |" in rows[1]
     assert document.read_text().startswith("before\n")
     assert document.read_text().endswith("\nafter\n")
+
+
+def test_a_soak_takes_what_lasts_for_growth_and_a_single_look_for_none():
+    steady = [(number / 100, 50) for number in range(100)]
+    assert growth([*steady[:-1], (0.99, 60)]) == 0
+    assert growth([(at, 50 if at < 0.5 else 55) for at, _ in steady]) == pytest.approx(0.1)
