@@ -19,6 +19,7 @@ from penstock.job.models import Intent, Job, Message
 
 _BULK = 1000
 DEFAULT_PRIORITY = 5
+_NAMED = 1000
 
 
 class Gateway:
@@ -141,11 +142,20 @@ def message_for(job: Job) -> Message:
         id=f"{job.id}_{job.publishes}",
         job_ids=(job.id,),
         queue=job.queue,
-        priority=job.priority,
+        priority=min(max(job.priority, 0), 9),  # a row may say anything, and not every engine takes it
         name=job.name,
     )
 
 
+def why_no_message(message: Message) -> str | None:
+    """Say why no worker would take a message: the row that it was made of is damaged. None: it would."""
+    try:
+        msgspec.convert(msgspec.structs.asdict(message), Message)
+    except msgspec.ValidationError as error:
+        return str(error)
+    return None
+
+
 def message_ids(job: Job) -> list[str]:
-    """Name every message that may still be on its way for a job."""
-    return [f"{job.id}_{number}" for number in range(1, job.publishes + 1)]
+    """Name every message that may still be on its way for a job, of very many the newest."""
+    return [f"{job.id}_{number}" for number in range(max(1, job.publishes - _NAMED + 1), job.publishes + 1)]

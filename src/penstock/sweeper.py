@@ -28,10 +28,10 @@ from penstock.core.exceptions import (
     ResultError,
     UnsupportedError,
 )
-from penstock.gateway import message_for
+from penstock.gateway import message_for, why_no_message
 from penstock.job import lifecycle
 from penstock.job.lifecycle import State
-from penstock.job.models import ErrorInfo, Job
+from penstock.job.models import ErrorInfo, Job, Message
 from penstock.version_look import VersionLook
 
 if TYPE_CHECKING:
@@ -219,12 +219,24 @@ class Sweeper:
             return 0
         self.counts["published_again"] += sum(job.publishes > 1 and job.attempt == 0 for job in elected)
         try:
-            self._gateway.publish([message_for(job) for job in elected])
+            messages = self._messages(elected)
+            self._gateway.publish(messages)
         except BackendError as error:
             self.counts["push_failed"] += len(elected)
             logger.warning("could not publish %d jobs, they wait for the next sweep: %s", len(elected), error)
             return 0
-        return len(elected)
+        return len(messages)
+
+    def _messages(self, jobs: Sequence[Job]) -> list[Message]:
+        """Make the messages of jobs; one that an engine could choke on is to keep it from no other."""
+        made: list[Message] = []
+        for job, message in zip(jobs, map(message_for, jobs), strict=True):
+            if (why := why_no_message(message)) is None:
+                made.append(message)
+            else:
+                self.counts["damaged"] += 1
+                logger.warning("job %s is not published, its row is damaged: %s", job.id, why)
+        return made
 
     def wake(self, job_ids: Sequence[str]) -> None:
         """T15: publish jobs that need not wait any longer. A failure is no harm: they are due in time anyhow."""

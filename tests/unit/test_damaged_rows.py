@@ -12,6 +12,7 @@ import pytest
 from penstock import JobQueue, task
 from penstock.core.config import Config
 from penstock.core.exceptions import LedgerError
+from penstock.gateway import message_ids
 from penstock.job import lifecycle
 from penstock.job.lifecycle import Reason, State
 from penstock.job.models import DamagedJob, Intent, new_job_id
@@ -132,6 +133,32 @@ def test_an_unknown_state_is_no_bodys(store, ran):
     assert 0 not in ran
 
 
+@pytest.mark.parametrize(
+    ("column", "value"), [("queue", "../x\0"), ("id", "../x\0"), ("name", "n" * 999), ("priority", 10**12)]
+)
+def test_a_row_that_no_engine_takes_keeps_no_other_from_being_published(tmp_path, ran, column, value):
+    store = Store("sqlite", f"sqlite:///{tmp_path}/l.db")
+    damaged = three(store)[0]
+    store.write(damaged, column, value)
+    pushed: list[int] = []
+    with opened(store) as queue:
+        queue.gateway.publish = lambda messages: pushed.extend(message.priority for message in messages)
+        queue.sweeper.publish_due()
+        assert pushed == ([9, 5, 5] if column == "priority" else [5, 5])
+        assert queue.sweeper.counts["damaged"] == (column != "priority")
+    store.ledger.close()
+
+
+def test_a_job_that_was_published_very_often_can_be_cancelled(tmp_path, ran):
+    store = Store("sqlite", f"sqlite:///{tmp_path}/l.db")
+    with opened(store) as queue:
+        job = queue.enqueue("counted", delay="1h")
+        store.write(job.id, "publishes", 10**15)
+        assert message_ids(queue.job(job.id).job)[-1] == f"{job.id}_{10**15}"
+        assert job.cancel().value == "cancelled"
+    store.ledger.close()
+
+
 def test_a_damaged_history_is_told_and_the_attempt_ends(tmp_path, ran):
     store = Store("sqlite", f"sqlite:///{tmp_path}/l.db")
     job_id, *_ = three(store)
@@ -146,6 +173,19 @@ def test_a_damaged_history_is_told_and_the_attempt_ends(tmp_path, ran):
         assert store.ledger.get(job_id).state is State.SUCCEEDED
         with pytest.raises(LedgerError, match=r"history of job .* damaged"):
             store.ledger.history(job_id)
+    store.ledger.close()
+
+
+def test_a_line_that_is_no_text_is_told_as_damage(tmp_path):
+    store = Store("sqlite", f"sqlite:///{tmp_path}/l.db")
+    job_id, *_ = three(store)
+    with closing(sqlite3.connect(f"{tmp_path}/l.db")) as connection, connection:
+        connection.execute(
+            "INSERT INTO logs (job, attempt, at, level, source, text) SELECT seq, 1, 0, 'INFO', 's', X'ff' "
+            "FROM jobs WHERE id = ?", (job_id,)
+        )  # fmt: skip
+    with pytest.raises(LedgerError, match=r"log of job .* damaged"):
+        store.ledger.logs(job_id)
     store.ledger.close()
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -26,6 +26,8 @@ from penstock.job.models import (
 )
 from penstock.ledger import records_sql
 from penstock.ledger.damage import UNREADABLE, check_types, damaged_job
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 COLUMNS: tuple[str, ...] = Job.__struct_fields__
 """A job's row has a column for each field of `Job`, by the same name and in the same order."""
@@ -141,7 +143,7 @@ def entry_of(job_id: str, row: Sequence[Any]) -> HistoryEntry:
     """Decode a row of a job's history: at, event, start, to, attempt, worker, reason, error."""
     at, event, start, to, attempt, worker, reason, error = row
     with told_of(f"the history of job {job_id}"):
-        return HistoryEntry(
+        entry = HistoryEntry(
             job_id=job_id,
             at=instant(at),
             event=Event(event),
@@ -152,25 +154,33 @@ def entry_of(job_id: str, row: Sequence[Any]) -> HistoryEntry:
             reason=reason,
             error=error_of(error),
         )
+        return _checked(entry)
 
 
 def line_of(job_id: str, row: Sequence[Any]) -> LogLine:
     """Decode a row of a job's log: attempt, at, level, source, text, node, seq."""
     attempt, at, level, source, text, node, seq = row
     with told_of(f"the log of job {job_id}"):
-        return LogLine(
+        line = LogLine(
             job_id=job_id, attempt=attempt, at=instant(at), level=level, source=source, text=text, node=node, seq=seq
         )
+        return _checked(line)
 
 
 def node_of(job_id: str, row: Sequence[Any]) -> NodeRun:
     """Decode a row of a job's nodes: attempt, name, state, started at, elapsed, error."""
     attempt, name, state, started, elapsed_s, error = row
     with told_of(f"a node of job {job_id}"):
-        return NodeRun(
+        node = NodeRun(
             job_id=job_id, attempt=attempt, name=name, state=state, elapsed_s=elapsed_s, error=error,
             started_at=None if started is None else instant(started),
         )  # fmt: skip
+        return _checked(node)
+
+
+def _checked(value: T) -> T:
+    """Refuse a Struct whose fields are not of their types: SQLite takes any."""
+    return msgspec.convert(msgspec.structs.asdict(value), type(value))
 
 
 @contextmanager
