@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from penstock.codecs import Coded
 
 
+_COPIES = frozenset({"simplecache", "filecache", "blockcache", "cached"})
+"""What may stand before a URL in a `Ref`: some others fill in templates, which older releases run as code."""
+
+
 class Store:
     """A tree of files under one URL. Opens nothing, and imports no fsspec, before it is used."""
 
@@ -77,10 +81,14 @@ def load_ref(ref: Ref) -> Any:
     """Return the value that a `Ref` names.
 
     Raises:
-        ResultError: the file is gone, is not what was written, or its library is missing; names the uri.
+        ResultError: the file is gone, is not what was written, or its library is missing; or the uri asks for more
+            than to read a file. Names the uri.
     """
     from penstock.codecs import decode_bytes
 
+    links = {link.partition("://")[0] for link in ref.uri.split("::")[:-1]}
+    if not links <= _COPIES:
+        raise ResultError(f"{ref.uri} is not read: a chain of file systems may do more than read a file")
     try:
         fs, path = _url_to_fs(ref.uri)
         found = fs.info(path)

@@ -221,3 +221,12 @@ def test_any_fsspec_url_can_be_the_store() -> None:
 def test_a_damaged_record_is_a_result_error(store: ResultStore) -> None:
     with pytest.raises(ResultError, match="damaged"):
         store.decode(b"\xc1 nonsense")
+
+
+def test_a_ref_is_read_through_caches_and_no_other_file_system(store: ResultStore, tmp_path: Path) -> None:
+    (tmp_path / "refs.json").write_text(json.dumps({"version": 1, "templates": {}, "refs": {"a": "text"}}))
+    ref = store.put("text")
+    forged = msgspec.structs.replace(ref, uri=f"reference://a::file://{tmp_path}/refs.json")
+    with pytest.raises(ResultError, match="a chain of file systems"):
+        store.load_ref(forged)
+    assert store.load_ref(msgspec.structs.replace(ref, uri=f"simplecache::{ref.uri}")) == "text"
