@@ -19,7 +19,8 @@ from penstock.core.config import seconds
 from penstock.core.exceptions import PenstockError
 from penstock.core.records import Change
 from penstock.core.secrets import mask_data, mask_text
-from penstock.job.models import new_job_id
+from penstock.job.models import Instant, new_job_id
+from penstock.readable import readable
 
 if TYPE_CHECKING:
     from penstock.core.records import Record, Records
@@ -41,7 +42,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One action."""
 
     id: str
-    at: datetime
+    at: Instant
     actor: str
     verb: str
     """What was done, as the command line names it: ``cancel``, ``retry``, ``schedules pause``."""
@@ -117,7 +118,7 @@ def entries(
     Raises:
         LedgerError: the ledger did not answer.
     """
-    found = (_decoder.decode(record.body) for record in reversed(rooms.ledger.records.all(KIND)))
+    found = (entry for _, entry in readable(reversed(rooms.ledger.records.all(KIND)), _decoder))
     fitting = (
         one
         for one in found

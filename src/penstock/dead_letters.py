@@ -27,6 +27,7 @@ from penstock.job.slots import FIELD as SLOTS
 from penstock.job.slots import slots_entry
 from penstock.options import JobOptions
 from penstock.payload import encode_spec
+from penstock.readable import read
 from penstock.runners import runner_for
 from penstock.submission import record
 
@@ -213,7 +214,7 @@ def _since(queue: JobQueue, value: datetime | Duration) -> datetime:
 
 
 def _intent(job: Job, options: JobOptions, spec: bytes, seen: Record | None) -> Intent:
-    times = 0 if seen is None else _mark.decode(seen.body).times
+    times = _times(seen)
     asked: dict[str, Any] = {name: getattr(job, name) for name in Intent.__struct_fields__ if hasattr(job, name)}
     asked |= {name: value for name in _SAME if (value := getattr(options, name)) is not None}
     asked |= {
@@ -272,11 +273,17 @@ def _record(queue: JobQueue, job_id: str) -> Record | None:
 
 def _live(queue: JobQueue, seen: Record) -> Job | None:
     """Return the job that a dead letter became, if it is not final yet."""
+    mark = read(seen, _mark)
     try:
-        job = queue.ledger.get(_mark.decode(seen.body).job)
+        job = None if mark is None else queue.ledger.get(mark.job)
     except JobNotFoundError:
         return None
-    return None if job.state.final else job
+    return None if job is None or job.state.final else job
+
+
+def _times(seen: Record | None) -> int:
+    mark = read(seen, _mark)
+    return 0 if mark is None else mark.times
 
 
 def _note(queue: JobQueue, became: Sequence[tuple[Job, Record | None, str]]) -> None:
@@ -286,7 +293,7 @@ def _note(queue: JobQueue, became: Sequence[tuple[Job, Record | None, str]]) -> 
     changes = [
         Change(
             kind=_KIND, name=job.id, seen=0 if seen is None else seen.version, due_at=until,
-            body=msgspec.json.encode(_Mark(new, 1 if seen is None else _mark.decode(seen.body).times + 1)),
+            body=msgspec.json.encode(_Mark(new, _times(seen) + 1)),
         )
         for job, seen, new in became
     ]  # fmt: skip

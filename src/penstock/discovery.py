@@ -21,6 +21,7 @@ from penstock.core.exceptions import PenstockError
 from penstock.core.records import Change
 from penstock.core.typed import prepared
 from penstock.job.scans import SCAN, SCAN_ERROR, Found, LastScan, Scan, ScanError
+from penstock.readable import read, readable
 from penstock.sources.decorators import TASKS
 from penstock.sources.loading import LoadError
 from penstock.sources.scan import Loaded, load_tasks
@@ -59,11 +60,11 @@ class Discovery:
 
     def errors(self) -> list[ScanError]:
         """List the files that could not be loaded when they were looked at last, by whichever process."""
-        return [_errors.decode(record.body) for record in self._queue.ledger.records.all(SCAN_ERROR)]
+        return [error for _, error in readable(self._queue.ledger.records.all(SCAN_ERROR), _errors)]
 
     def last(self) -> LastScan | None:
         """Return the newest scan of this project, or else of any that shares the ledger."""
-        found = [_lasts.decode(record.body) for record in self._queue.ledger.records.all(SCAN)]
+        found = [scan for _, scan in readable(self._queue.ledger.records.all(SCAN), _lasts)]
         mine = [scan for scan in found if scan.root == str(self._queue.root)]
         return max(mine or found, key=lambda scan: scan.at, default=None)
 
@@ -233,7 +234,7 @@ class Discovery:
         for error in errors:
             name = self._record_name(error)
             record = there.pop(name, None)
-            before = None if record is None else _errors.decode(record.body)
+            before = read(record, _errors)
             if before is not None and (before.type, before.message) == (error.type, error.message):
                 error = msgspec.structs.replace(error, at=before.at)  # noqa: PLW2901
             told.append(error)
@@ -242,7 +243,8 @@ class Discovery:
                 changes.append(Change(kind=SCAN_ERROR, name=name, seen=version, body=_encode(error)))
         mine = self._entries()
         for name, record in there.items():
-            if _errors.decode(record.body).entry in mine:
+            gone = read(record, _errors)
+            if gone is None or gone.entry in mine:
                 changes.append(Change(kind=SCAN_ERROR, name=name, seen=record.version, body=None))
         if changes:
             self._queue.ledger.records.write(changes)

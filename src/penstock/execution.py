@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("penstock.execution")
 
 _EXIT_S = 1.0
+_AGAIN_S = 5.0
+"""How long a job waits that a gate has failed on."""
 _TOLD_EACH, _TOLD_EVERY = 20, 100
 
 
@@ -203,6 +205,9 @@ class Execution:
         except LedgerError as error:
             logger.warning("job %s cannot be admitted yet: %s", owned.job.id, error)
             return Ended(how="released", begun=False)
+        except Exception as error:  # whatever lies in the ledger: a job that is claimed is also ended
+            logger.exception("job %s cannot be admitted", owned.job.id)
+            return Ended(how="blocked", wait_s=_AGAIN_S, note=f"it cannot begin: {type(error).__name__}: {error}")
 
     def _too_late(self, owned: Owned) -> Ended | None:
         """Begin nothing that is to be stopped already: a process that was frozen behind its claim owns nothing more."""

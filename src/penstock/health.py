@@ -10,11 +10,12 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+from msgspec.json import Decoder
 
-from penstock import __version__, listeners
+from penstock import __version__, listeners, scheduler
 from penstock.core.base import Finding
 from penstock.core.capabilities import FLAGS
 from penstock.core.config import seconds
@@ -26,7 +27,9 @@ from penstock.core.exceptions import (
     UnsupportedError,
 )
 from penstock.core.secrets import mask_url
+from penstock.job import schedules, steering
 from penstock.job.models import new_job_id
+from penstock.readable import unreadable
 from penstock.registry import backend_class, backend_names
 from penstock.results import ResultStore
 from penstock.servers import disk
@@ -90,7 +93,7 @@ def checks(queue: JobQueue) -> list[Check]:
     found = [_about(), *_packages()]
     ledger_works = True
     for look in _NAMES:
-        if look in (_clock, _scans, _rules, _workers, _queues, _overdue) and not ledger_works:
+        if look in (_clock, _records, _scans, _rules, _workers, _queues, _overdue) and not ledger_works:
             continue  # one broken ledger is one error, not five
         area, name = _NAMES[look]
         try:
@@ -280,9 +283,26 @@ def _overdue(queue: JobQueue) -> list[Check]:
     return [Check(area="workers", name="overdue", level="warning", told=told, hint=hint)]
 
 
+def _records(queue: JobQueue) -> list[Check]:
+    """Tell of schedules, strikes and pauses that somebody has damaged: they are left out everywhere else."""
+    hints = {
+        schedules.KIND: "penstock schedules rm NAME; what files declare is made anew by the next worker",
+        steering.KIND: "it holds no job; take it out of the ledger's records, and strike or pause again",
+    }
+    decoders: dict[str, Decoder[Any]] = {schedules.KIND: scheduler.decoder, steering.KIND: steering.decoder}
+    return [
+        Check(
+            area="ledger", name=f"record {kind} {name}", level="error", told="damaged, and left out", hint=hints[kind]
+        )
+        for kind, decoder in decoders.items()
+        for name in unreadable(queue.ledger.records.all(kind), decoder)
+    ]
+
+
 _NAMES: dict[Callable[[JobQueue], list[Check]], tuple[Area, str]] = {
     _ledger: ("ledger", "ledger"),
     _clock: ("ledger", "clock"),
+    _records: ("ledger", "records"),
     _engine: ("engine", "engine"),
     _results: ("results", "results"),
     _tasks: ("tasks", "tasks"),

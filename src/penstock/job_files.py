@@ -29,6 +29,7 @@ from penstock.job.schedules import NAME, Plan, Schedule
 from penstock.job_tasks import call_of
 from penstock.options import NAMES as JOB_OPTIONS
 from penstock.options import JobOptions
+from penstock.readable import read
 from penstock.schedule_options import OPTIONS
 from penstock.schedules import Did
 from penstock.sources.decorators import Call
@@ -252,11 +253,8 @@ class JobFiles:
         changes: list[Change] = []
         present: set[str] = set()
         for record in records.all(SCAN_ERROR):
-            try:
-                known = _errors.decode(record.body)
-            except msgspec.DecodeError:
-                continue  # somebody else's
-            if known.entry != self.source:
+            known = read(record, _errors)
+            if known is None or known.entry != self.source:
                 continue
             error = errors.get(record.name)
             if error is None:

@@ -187,7 +187,7 @@ class Rooms:
             self.config,
             submit=lambda intents: record(self, intents),
             cancel=lambda job_id: call_off(cast("JobQueue", self).job(job_id)),
-            value_of=lambda job: self.results.decode(job.result),
+            value_of=lambda job: self.results.describe(job.result),  # a row could name any file to be loaded
             also=lambda: seed(cast("JobQueue", self)),
             problem=self.signer.schedule_problem,
         )

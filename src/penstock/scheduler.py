@@ -19,7 +19,7 @@ import msgspec
 
 from penstock import templates
 from penstock.core.config import seconds
-from penstock.core.exceptions import JobNotFoundError, LedgerError, QueueFullError
+from penstock.core.exceptions import JobNotFoundError, LedgerError, QueueFullError, ResultError
 from penstock.core.records import Change, Record
 from penstock.core.running import Scheduler
 from penstock.core.typed import prepared
@@ -27,6 +27,7 @@ from penstock.job import lifecycle, schedules
 from penstock.job.models import Intent, Job, Submission, new_job_id
 from penstock.job.rules import After
 from penstock.job.schedules import KIND, Schedule, TickEvent
+from penstock.readable import UNREADABLE, read
 
 if TYPE_CHECKING:
     from penstock.core.base import Ledger
@@ -94,9 +95,9 @@ class LedgerScheduler(Scheduler):
         # More than one turn for what has many fire times to be looked at; never for ever.
         while found := [r for r in self._ledger.records.due(KIND, _BATCH) if turns[r.name] < _TURNS]:
             turns.update(record.name for record in found)
-            read = [(record, schedule) for record in found if (schedule := self._read(record, told)) is not None]
+            looked = [(record, schedule) for record in found if (schedule := self._read(record, told)) is not None]
+            made += self._turn(looked, told)
             turns.update(dict.fromkeys(self._left, _TURNS))
-            made += self._turn(read)
         return made
 
     def next_at(self) -> datetime | None:
@@ -104,10 +105,8 @@ class LedgerScheduler(Scheduler):
         return self._ledger.records.next_due_at(KIND)
 
     def _read(self, record: Record, told: Mapping[str, int]) -> Schedule | None:
-        try:
-            schedule = decoder.decode(record.body)
-        except (msgspec.DecodeError, ValueError) as error:
-            return self._leave(record, told, "unreadable", f"it cannot be read: {error}")
+        if (schedule := schedule_of(record)) is None:
+            return self._leave(record, told, "unreadable", "it cannot be read, it is damaged in the ledger")
         if (problem := self._problem(schedule)) is not None:
             return self._leave(record, told, problem.kind, problem.told)
         return schedule
@@ -118,11 +117,18 @@ class LedgerScheduler(Scheduler):
             self.counts[kind] += 1
             logger.error("schedule %s makes no jobs here: %s", record.name, why)
 
-    def _turn(self, found: Sequence[tuple[Record, Schedule]]) -> int:
+    def _turn(self, found: Sequence[tuple[Record, Schedule]], told: Mapping[str, int] = {}) -> int:
         now = self._ledger.now()
-        turns = [_Turn(record, schedule, now) for record, schedule in found]
-        for turn in turns:
-            turn.decide(self._job, self._value_of)
+        turns: list[_Turn] = []
+        for record, schedule in found:
+            turn = _Turn(record, schedule, now)
+            try:
+                turn.decide(self._job, self._value_of)
+                turn.intents = [intent_of(turn.schedule, at, near=turn.cursor_at) for at in turn.fires]
+            except UNREADABLE as error:  # where it stands is not signed, and may make no sense
+                self._leave(record, told, "unreadable", f"where it stands makes no sense: {error}")
+            else:
+                turns.append(turn)
         submitted = self._make(turns)
         changes = [turn.change() for turn in turns]
         for turn, version in zip(turns, self._ledger.records.write(changes), strict=True):
@@ -136,7 +142,7 @@ class LedgerScheduler(Scheduler):
         wanted = [(turn, at) for turn in turns for at in turn.fires]
         if not wanted:
             return 0
-        intents = [intent_of(turn.schedule, at, near=turn.cursor_at) for turn, at in wanted]
+        intents = [intent for turn in turns for intent in turn.intents]
         try:
             answers = self._submit(intents)
         except QueueFullError:
@@ -198,6 +204,20 @@ class LedgerScheduler(Scheduler):
             self._stop.wait(wait_s)
 
 
+def _said_by(job: Job, value_of: Callable[[Job], object]) -> object:
+    try:
+        return value_of(job)
+    except ResultError as error:
+        logger.warning("what job %s has said of the next run is lost: %s", job.id, error)
+        return None
+
+
+def schedule_of(record: Record) -> Schedule | None:
+    """Read a schedule; None for what cannot be read, and for the copy of one under another name."""
+    schedule = read(record, decoder)
+    return schedule if schedule is not None and schedule.name == record.name else None
+
+
 class _Turn:
     """One look at one schedule."""
 
@@ -207,6 +227,7 @@ class _Turn:
         self.cursor_at = schedule.cursor_at
         self.now = now
         self.fires: list[datetime] = []
+        self.intents: list[Intent] = []
         self.to_cancel: list[Job] = []
         self._again_s: float | None = None
 
@@ -265,7 +286,7 @@ class _Turn:
         step_s = rule.seconds if isinstance(rule, After) else 0.0
         next_at: datetime | None = ended_at + timedelta(seconds=step_s)
         if isinstance(rule, After) and rule.follows and job is not None and job.state is lifecycle.State.SUCCEEDED:
-            answer = schedules.read_answer(value_of(job))
+            answer = schedules.read_answer(_said_by(job, value_of))
             if answer.warning:
                 logger.warning(
                     "schedule %s: %s; the next run is after the default interval", schedule.name, answer.warning

@@ -15,6 +15,7 @@ from penstock.calls import intent_of
 from penstock.core.exceptions import (
     ConfigError,
     InvalidScheduleError,
+    LedgerError,
     ScheduleDeclaredError,
     ScheduleNotFoundError,
 )
@@ -64,11 +65,12 @@ class Schedules:
 
     def list(self, *, tag: str | None = None, source: str | None = None) -> list[Schedule]:
         """List schedules by name; ``source`` is what it begins with."""
-        found = (scheduler.decoder.decode(record.body) for record in self._queue.ledger.records.all(KIND))
+        found = (scheduler.schedule_of(record) for record in self._queue.ledger.records.all(KIND))
         return [
             schedule
             for schedule in found
-            if (tag is None or tag in schedule.plan.tags)
+            if schedule is not None
+            and (tag is None or tag in schedule.plan.tags)
             and (source is None or schedule.plan.source.startswith(source))
         ]
 
@@ -214,8 +216,9 @@ class Schedules:
     def remove(self, name: str, *, why: str | None = None) -> None:
         """Take a schedule away; its jobs stay. Raises `ScheduleNotFoundError`, `ScheduleDeclaredError`."""
         for _ in range(_TRIES):
-            record, schedule = self._read(name)
-            _refuse_declared(schedule)
+            record = self._record(name)
+            if (schedule := scheduler.schedule_of(record)) is not None:  # one that is damaged may go
+                _refuse_declared(schedule)
             if self._write(Change(kind=KIND, name=name, seen=record.version, body=None)):
                 self._note("rm", name, why)
                 return
@@ -244,7 +247,8 @@ class Schedules:
         """Remove a schedule of a source, also while a scheduler moves it on."""
         for _ in range(_TRIES):
             record = self._queue.ledger.records.get(KIND, name)
-            if record is None or scheduler.decoder.decode(record.body).plan.source != source:
+            schedule = None if record is None else scheduler.schedule_of(record)
+            if record is None or schedule is None or schedule.plan.source != source:
                 return
             if self._write(Change(kind=KIND, name=name, seen=record.version, body=None)):
                 return
@@ -254,10 +258,11 @@ class Schedules:
         """Whether a plan is for one time, which is over, and no schedule of its name and source stands for it yet."""
         if not isinstance(plan.rule, At) or plan.rule.instant > self._queue.now():
             return False
-        try:
-            there = self.get(name).plan
-        except ScheduleNotFoundError:
+        record = self._queue.ledger.records.get(KIND, name)
+        schedule = None if record is None else scheduler.schedule_of(record)
+        if schedule is None:
             return True
+        there = schedule.plan
         return there.source == plan.source and there.rule != plan.rule
 
     def begin_at(self, name: str, at: datetime) -> Schedule:
@@ -297,14 +302,14 @@ class Schedules:
         for _ in range(_TRIES):
             now = self._queue.now()
             record = self._queue.ledger.records.get(KIND, name)
-            if record is None:
+            there = None if record is None else scheduler.schedule_of(record)
+            if there is None:  # or damaged: made anew in its place
                 made = self._queue.signer.signed_schedule(
                     Schedule(name=name, plan=plan, made_at=now, changed_at=now, next_at=schedules.first_look(plan, now))
                 )
-                if self._write(scheduler.change_of(None, made, now)):
+                if self._write(scheduler.change_of(record, made, now)):
                     return made, Did.CREATED
                 continue
-            there = scheduler.decoder.decode(record.body)
             if there.plan.source != plan.source:
                 raise ScheduleDeclaredError(name, there.plan.where or there.plan.source)
             if _same(there.plan, plan) and self._queue.signer.schedule_problem(there) is None:
@@ -315,11 +320,19 @@ class Schedules:
         raise self._busy(name)
 
     def _read(self, name: str) -> tuple[Record, Schedule]:
+        record = self._record(name)
+        if (schedule := scheduler.schedule_of(record)) is None:
+            raise LedgerError(
+                f"schedule {name} cannot be read, it is damaged in the ledger; remove it and make it again"
+            )
+        return record, schedule
+
+    def _record(self, name: str) -> Record:
         record = self._queue.ledger.records.get(KIND, name)
         if record is None:
             known = [known.name for known in self._queue.ledger.records.all(KIND)]
             raise ScheduleNotFoundError(name, known)
-        return record, scheduler.decoder.decode(record.body)
+        return record
 
     def _change(self, name: str, change: Callable[[Schedule, datetime], Schedule]) -> Schedule:
         for _ in range(_TRIES):

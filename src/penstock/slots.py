@@ -22,6 +22,7 @@ from penstock.job import lifecycle
 from penstock.job.lifecycle import State
 from penstock.job.models import ErrorInfo, Job
 from penstock.job.slots import FIELD, slots_of
+from penstock.readable import read, readable
 
 if TYPE_CHECKING:
     from penstock.core.base import Ledger
@@ -109,7 +110,10 @@ class Slots:
         """Free the slots of attempts that run no more, and let go on who waits for a free one; return how many do."""
         woken = 0
         for record in self._ledger.records.all(HOLDERS):
-            held = _decoder.decode(record.body)
+            held = read(record, _decoder)
+            if held is None:
+                self._drop(record)  # whoever asks for the key begins it anew
+                continue
             dead = {holder for holder in held.holders if not self._runs(holder)}
             if dead:
                 self._change(record.name, lambda held, dead=dead: _only(held, lambda h: h not in dead))
@@ -118,7 +122,7 @@ class Slots:
 
     def holders(self) -> dict[str, Held]:
         """Tell who holds the slots of each key that is in use."""
-        return {record.name: _decoder.decode(record.body) for record in self._ledger.records.all(HOLDERS)}
+        return {record.name: held for record, held in readable(self._ledger.records.all(HOLDERS), _decoder)}
 
     # -- inside -----------------------------------------------------------------------------------------------
 
@@ -160,7 +164,7 @@ class Slots:
         """Let as many go on as there are free slots, the oldest jobs first."""
         kind = f"{HOLDERS}:{key}"
         record = self._ledger.records.get(HOLDERS, key)
-        held = Held(1) if record is None else _decoder.decode(record.body)
+        held = read(record, _decoder) or Held(1)
         free = held.most - len(held.holders)
         woken: list[Job] = []
         coming = False
@@ -214,7 +218,7 @@ class Slots:
         """Change a key's record as of its newest version; None leaves it as it is."""
         for number in range(_TRIES):
             record = self._ledger.records.get(HOLDERS, key)
-            before = Held(0) if record is None else _decoder.decode(record.body)
+            before = read(record, _decoder) or Held(0)
             after = change(before)
             if after is None or after == before:
                 return

@@ -14,6 +14,7 @@ from penstock.body import Ended
 from penstock.job import lifecycle
 from penstock.job.models import JobQuery
 from penstock.job.steering import HELD_BY_RULE, KIND, Pause, Rule, Strike, decoder
+from penstock.readable import readable
 from penstock.sources.decorators import TASKS
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Steering:
     def read(self) -> tuple[Rule, ...]:
         """Read the rules now, strikes that drop first. Raises what the ledger raises."""
         at = self._clock()
-        found = [decoder.decode(record.body) for record in self._ledger.records.all(KIND)]
+        found: list[Rule] = [rule for _, rule in readable(self._ledger.records.all(KIND), decoder)]
         self._rules = tuple(sorted(found, key=lambda rule: not rule.drop))
         self._read_at = at
         return self._rules

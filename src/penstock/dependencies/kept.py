@@ -14,6 +14,7 @@ import msgspec
 
 from penstock.core.exceptions import LedgerUnavailableError
 from penstock.core.records import Change
+from penstock.readable import read
 
 if TYPE_CHECKING:
     from penstock.core.base import Ledger
@@ -89,7 +90,7 @@ class Kept(Generic[S]):
         while True:
             now = self._ledger().now()
             record = records.get(self._kind, name)
-            state = self._new() if record is None else self._decoder.decode(record.body)
+            state = read(record, self._decoder) or self._new()
             before = msgspec.json.encode(state)
             answers = [answer(state, now, asking.question) for asking in batch]
             after = msgspec.json.encode(state)

@@ -24,6 +24,8 @@ NAME = re.compile(r"[A-Za-z0-9_.:\-/ \[\]<>]{1,200}", re.ASCII)
 QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 
 Isolation = Literal["inline", "process"]
+Instant = Annotated[datetime, Meta(tz=True)]
+"""An instant that is read from JSON: one without a zone could be compared with no other."""
 
 
 _newest_stamp = 0
@@ -301,14 +303,14 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     queues: tuple[str, ...]
     concurrency: int
-    started_at: datetime
-    seen_at: datetime
+    started_at: Instant
+    seen_at: Instant
     version: str = ""
     running: int = 0
     tasks: tuple[str, ...] = ()
     """Every name of a task that it can run, aliases included."""
     pipelines: tuple[str, ...] = ()
-    claimed_at: datetime | None = None
+    claimed_at: Instant | None = None
     """When it last claimed a job."""
     trouble: str = ""
     """What it finds wrong with itself; empty when all is well."""

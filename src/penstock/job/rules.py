@@ -10,6 +10,7 @@ import msgspec
 
 from penstock.core.durations import Duration, format_duration, parse_duration_s
 from penstock.core.triggers import At, Cron, Every, zone_of
+from penstock.job.models import Instant
 
 FORMS = "'*/5 * * * *', '@daily', 'every 10m', '2026-11-22T02:00', 'R/2026-11-22T00:00Z/PT1H' or 'PT1H'"
 _REPEATS = re.compile(r"R(\d*)/", re.ASCII)
@@ -22,7 +23,7 @@ class After(msgspec.Struct, frozen=True, tag="after"):
     """
 
     seconds: float
-    first_at: datetime | None = None
+    first_at: Instant | None = None
     follows: bool = False
 
     def __post_init__(self) -> None:

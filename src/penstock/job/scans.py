@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 import msgspec
+
+from penstock.job.models import Instant
 
 SCAN_ERROR = "scan_error"
 """What kind of record a file is in the ledger that could not be loaded; its name is the file's path."""
@@ -21,7 +21,7 @@ class ScanError(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     message: str
     traceback: str = ""
     line: int | None = None
-    at: datetime
+    at: Instant
     """When it was first found so."""
     entry: str = ""
     """What of ``tasks`` it belongs to."""
@@ -53,7 +53,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 class Scan(msgspec.Struct, frozen=True, kw_only=True):
     """What one look over the folders found."""
 
-    at: datetime
+    at: Instant
     root: str
     files: int = 0
     functions: int = 0
@@ -70,7 +70,7 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
 class LastScan(msgspec.Struct, frozen=True, kw_only=True):
     """What the ledger knows of the newest scan of a project, by whichever process."""
 
-    at: datetime
+    at: Instant
     root: str
     files: int
     functions: int

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from penstock.core.triggers import At, Cron, Every, zone_of
-from penstock.job.models import Isolation, RetryPolicy
+from penstock.job.models import Instant, Isolation, RetryPolicy
 from penstock.job.rules import After, Rule
 
 KIND = "schedule"
@@ -70,8 +70,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     grace_s: float | None = None
     """How late a fire time that was missed may be made into a job; None: there is no limit."""
     jitter_s: float = 0.0
-    start_at: datetime | None = None
-    end_at: datetime | None = None
+    start_at: Instant | None = None
+    end_at: Instant | None = None
     max_fires: int | None = None
     soft_start: bool = False
     reanchor: bool = False
@@ -88,7 +88,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Pause(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """That a schedule makes no jobs, since when, by whom, and why."""
 
-    at: datetime
+    at: Instant
     by: str = ""
     note: str = ""
 
@@ -96,10 +96,10 @@ class Pause(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class TickEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What became of one fire time, or of several that were treated alike."""
 
-    at: datetime
+    at: Instant
     what: str
     """``fired``, ``manual``, ``skipped: overlap``, ``skipped: late``, ``skipped: over`` ..."""
-    fire_at: datetime | None = None
+    fire_at: Instant | None = None
     count: int = 1
     job_id: str | None = None
 
@@ -109,20 +109,20 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     name: str
     plan: Plan
-    made_at: datetime
-    changed_at: datetime
+    made_at: Instant
+    changed_at: Instant
     revision: int = 1
     """Grows with each change of the plan."""
     pause: Pause | None = None
-    cursor_at: datetime | None = None
+    cursor_at: Instant | None = None
     """The newest fire time that has been dealt with: none at or before it is ever looked at again."""
-    next_at: datetime | None = None
+    next_at: Instant | None = None
     """The next fire time; None: there is none, or it depends on a run that has not ended."""
     last_job: str | None = None
     """The newest job that was made."""
     awaits: str | None = None
     """The job whose end says when the next fire time is."""
-    waiting: tuple[datetime, ...] = ()
+    waiting: tuple[Instant, ...] = ()
     """Fire times that wait for the end of the job before them."""
     counts: dict[str, int] = {}
     """How often what became of fire times, over its whole life, by the words of `TickEvent.what`."""

@@ -14,7 +14,7 @@ import msgspec
 
 from penstock.core.exceptions import InvalidJobError, did_you_mean
 from penstock.core.secrets import MASK, is_secret_name, mask_text
-from penstock.job.models import NAME
+from penstock.job.models import NAME, Instant
 
 KIND = "steering"
 """What kind of record a strike or a pause is in the ledger."""
@@ -81,7 +81,7 @@ class Strike(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
     """Plain data. For ``between`` the lowest and the highest, for ``in`` a list."""
     drop: bool = False
     """Jobs that meet it are cancelled; else they wait until it is taken back."""
-    at: datetime | None = None
+    at: Instant | None = None
     by: str = ""
     why: str = ""
 
@@ -168,7 +168,7 @@ class Strike(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
             return False
         try:
             return bool(_TESTS[self.operator](given[self.parameter], self.value))
-        except TypeError:
+        except (TypeError, LookupError, RecursionError):  # the last two: nobody could have made it with a verb of ours
             return False
 
 
@@ -177,7 +177,7 @@ class Pause(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="
 
     what: Literal["queue", "task", "worker"]
     of: str
-    at: datetime | None = None
+    at: Instant | None = None
     by: str = ""
     why: str = ""
 

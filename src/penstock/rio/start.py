@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from penstock.core.records import Change
+from penstock.job.models import Instant
+from penstock.readable import read
 
 if TYPE_CHECKING:
     from penstock.client import JobQueue
@@ -22,7 +24,7 @@ _STARTING = timedelta(seconds=30)
 class _Start(msgspec.Struct, frozen=True):
     owner: str
     """Empty: it has ended in order."""
-    at: datetime
+    at: Instant
 
 
 _decoder = msgspec.json.Decoder(_Start)
@@ -35,10 +37,9 @@ def begins_anew(queue: JobQueue, source: str, lane: str, tasks: Collection[str])
     others = [w for w in queue.workers() if lane in w.queues and not set(tasks).isdisjoint(w.tasks) and _lives(w.id)]
     if others:
         return False
-    if seen is not None:
-        start = _decoder.decode(seen.body)
-        if start.owner not in ("", queue.owner) and _is_starting(start, now):
-            return False
+    start = read(seen, _decoder)
+    if start is not None and start.owner not in ("", queue.owner) and _is_starting(start, now):
+        return False
     body = msgspec.json.encode(_Start(queue.owner, now))
     return bool(records.write([Change(kind=KIND, name=source, seen=seen.version if seen else 0, body=body)])[0])
 
@@ -47,7 +48,8 @@ def ended(queue: JobQueue, source: str) -> None:
     """Note that the process which has begun the app is gone: the next one begins it anew."""
     records = queue.ledger.records
     seen = records.get(KIND, source)
-    if seen is not None and _decoder.decode(seen.body).owner == queue.owner:
+    start = read(seen, _decoder)
+    if seen is not None and start is not None and start.owner == queue.owner:
         body = msgspec.json.encode(_Start("", queue.ledger.now()))
         records.write([Change(kind=KIND, name=source, seen=seen.version, body=body)])
 
