@@ -128,6 +128,16 @@ def test_a_signature_does_not_fit_a_job_that_would_run_in_another_way(here, ran,
     assert "does not fit" in job.error.message
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"queue": "other"}, {"priority": 9}, {"max_attempts": 99}, {"tags": ("x",)}, {"key": "x"}, {"parent_id": "x"}],
+    ids=lambda change: next(iter(change)),
+)
+def test_where_and_how_often_a_job_runs_is_not_signed(here, ran, change):
+    assert run(here, msgspec.structs.replace(signed_by(forged(), NEW), **change), NEW).state is State.SUCCEEDED
+    assert ran == [1]
+
+
 def test_a_job_with_a_timeout_and_metadata_fits_its_signature_on_each_ledger(ledger, ran):
     with opened(ledger, NEW) as queue:
         job = queue.enqueue("pay", 1, timeout=90, metadata={"b": "ä\x7f", "a": "1"})
