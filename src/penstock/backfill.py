@@ -256,12 +256,19 @@ class Backfill:
             page = self._queue.ledger.find(query)
             for job in page:
                 if job.metadata.get(SCHEDULE) == self.schedule.name and MANUAL not in job.metadata:
-                    at = datetime.fromisoformat(job.metadata.get(FIRE_AT, "0001-01-01T00:00Z"))
-                    if at in wanted:
+                    at = _fire_at(job)
+                    if at is not None and at in wanted:
                         found.setdefault(at, _Seen()).add(job)
             if len(page) < _PAGE:
                 return found
             before = page[-1].id
+
+
+def _fire_at(job: Job) -> datetime | None:
+    try:
+        return datetime.fromisoformat(job.metadata.get(FIRE_AT, ""))
+    except ValueError:  # a row may say anything
+        return None
 
 
 # -- from what a user says ------------------------------------------------------------------------------------------

@@ -189,6 +189,28 @@ def test_a_line_that_is_no_text_is_told_as_damage(tmp_path):
     store.ledger.close()
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_a_record_of_other_types_is_in_nobodys_way(kind, tmp_path, request, ran):
+    url = f"sqlite:///{tmp_path}/l.db" if kind == "sqlite" else request.getfixturevalue("redis_url")
+    store = Store(kind, url)
+    if kind == "sqlite":
+        with closing(sqlite3.connect(f"{tmp_path}/l.db")) as connection, connection:
+            for name, version, body, due in (("a", 1, 10**12, 1.0), ("b", "x", b"{}", 1.0), (b"\xff", 1, "text", "x")):
+                values = (name, version, due, body)
+                connection.execute("INSERT INTO records VALUES ('schedule', ?, ?, ?, ?)", values)
+    else:
+        redis = pytest.importorskip("redis")
+        with closing(redis.Redis.from_url(url)) as client:
+            at = f"{{{store.namespace}}}:records:schedule"
+            client.hset(at, mapping={b"a": b"nonsense", b"\xff": b"x y z"})
+            client.zadd(f"{at}:due", {b"a": 1.0, b"gone": 1.0})
+    with opened(store) as queue:
+        queue.schedule("counted", every="1h", name="good", start="2026-01-01T00:00Z")
+        queue.scheduler.tick()
+        assert [schedule.name for schedule in queue.schedules.list()] == ["good"]
+    store.ledger.close()
+
+
 def test_what_no_worker_has_told_is_no_worker(tmp_path):
     store = Store("sqlite", f"sqlite:///{tmp_path}/l.db")
     with closing(sqlite3.connect(f"{tmp_path}/l.db")) as connection, connection:

@@ -69,12 +69,12 @@ class RedisRecords(Records):
     def all(self, kind: str) -> list[Record]:
         """See `Records.all`."""
         found = self._server.call(lambda client, _again: client.hgetall(self._key(kind)))
-        return sorted((_record(kind, name.decode(), packed) for name, packed in found.items()), key=lambda r: r.name)
+        return sorted((_record(kind, _text(name), packed) for name, packed in found.items()), key=lambda r: r.name)
 
     def due(self, kind: str, limit: int) -> list[Record]:
         """See `Records.due`."""
         found = self._server.run(_DUE, self._time(), kind, limit)
-        return [_record(kind, name.decode(), packed) for name, packed in zip(found[::2], found[1::2], strict=True)]
+        return [_record(kind, _text(name), packed) for name, packed in zip(found[::2], found[1::2], strict=True)]
 
     def next_due_at(self, kind: str) -> datetime | None:
         """See `Records.next_due_at`."""
@@ -97,6 +97,14 @@ def _time(at: datetime | None) -> str | bool:
     return False if at is None else repr(at.timestamp())
 
 
-def _record(kind: str, name: str, packed: bytes) -> Record:
-    version, due, body = packed.split(b" ", 2)
-    return Record(kind, name, int(version), body, rows.instant(float(due)) if due else None)
+def _record(kind: str, name: str, packed: bytes | None) -> Record:
+    """Read what `_WRITE` has written; of anything else the body is empty, which is no JSON."""
+    try:
+        version, due, body = (packed or b"").split(b" ", 2)
+        return Record(kind, name, int(version), body, rows.instant(float(due)) if due else None)
+    except ValueError:
+        return Record(kind, name, 0, b"")
+
+
+def _text(name: bytes) -> str:
+    return name.decode(errors="backslashreplace")

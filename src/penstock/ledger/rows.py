@@ -243,9 +243,14 @@ def _job_of(row: Sequence[Any]) -> Job:
 
 
 def record_of(row: Sequence[Any]) -> Record:
-    """Read a row of `records_sql`."""
+    """Read a row of `records_sql`; of one whose values are of other types the body is empty, which is no JSON."""
     kind, name, version, body, due_at = row
-    return Record(kind, name, version, bytes(body), None if due_at is None else instant(due_at))
+    try:
+        return Record(
+            kind, str(name), int(version), bytes(memoryview(body)), None if due_at is None else instant(due_at)
+        )
+    except UNREADABLE:
+        return Record(kind, str(name), 0, b"")
 
 
 def record_step(change: Change) -> tuple[str, dict[str, Any]]:
