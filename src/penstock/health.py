@@ -287,7 +287,7 @@ def _records(queue: JobQueue) -> list[Check]:
     """Tell of schedules, strikes and pauses that somebody has damaged: they are left out everywhere else."""
     hints = {
         schedules.KIND: "penstock schedules rm NAME; what files declare is made anew by the next worker",
-        steering.KIND: "it holds no job; take it out of the ledger's records, and strike or pause again",
+        steering.KIND: "it holds no job; the same strike or pause made again, or taken back, mends it",
     }
     decoders: dict[str, Decoder[Any]] = {schedules.KIND: scheduler.decoder, steering.KIND: steering.decoder}
     return [

@@ -117,7 +117,7 @@ class LedgerScheduler(Scheduler):
             self.counts[kind] += 1
             logger.error("schedule %s makes no jobs here: %s", record.name, why)
 
-    def _turn(self, found: Sequence[tuple[Record, Schedule]], told: Mapping[str, int] = {}) -> int:
+    def _turn(self, found: Sequence[tuple[Record, Schedule]], told: Mapping[str, int]) -> int:
         now = self._ledger.now()
         turns: list[_Turn] = []
         for record, schedule in found:

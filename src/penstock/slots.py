@@ -112,7 +112,7 @@ class Slots:
         for record in self._ledger.records.all(HOLDERS):
             held = read(record, _decoder)
             if held is None:
-                self._drop(record)  # whoever asks for the key begins it anew
+                self._drop(record.kind, record.name, record.version)  # whoever asks for the key begins it anew
                 continue
             dead = {holder for holder in held.holders if not self._runs(holder)}
             if dead:

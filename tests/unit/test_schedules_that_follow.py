@@ -58,7 +58,7 @@ def test_a_trigger_and_a_tick_of_the_same_moment_make_one_job(queue):
     seen = queue.ledger.records.get("schedule", name)
     job = queue.schedules.trigger(name)
     # A scheduler that has read the schedule before the trigger goes on with what it has read.
-    queue.scheduler._turn([(seen, decoder.decode(seen.body))])
+    queue.scheduler._turn([(seen, decoder.decode(seen.body))], {})
     assert [handle.id for handle in queue.jobs()] == [job.id]
     assert queue.schedules.get(name).awaits == job.id
 
