@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from silent_proxy import SilentProxy
 
 from penstock import JobQueue, task
 from penstock.client import PublishWarning
+from penstock.core.exceptions import LedgerUnavailableError
+from penstock.ledger import open_ledger, postgres_server
 from penstock.testing import services
 from penstock.testing.harness import WorkerThread, not_here, short_config, wait_until
 
@@ -88,3 +91,32 @@ def test_a_publisher_whose_connections_have_fallen_silent_publishes_again_on_new
     assert is_published()
     proxy.fall_silent()
     wait_until(is_published, 40, "a job is published without a warning")
+
+
+def test_a_postgres_ledger_that_falls_silent_behind_a_proxy_is_asked_again(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_server, "_SILENT_S", 1.0)
+    proxy = SilentProxy(postgres_url)
+    ledger = open_ledger(f"{proxy.url}?schema=silent_{tmp_path.name[-8:]}")
+    try:
+        assert ledger.counts() == {}
+        proxy.fall_silent()
+        began = time.monotonic()
+        assert ledger.counts() == {}
+        assert time.monotonic() - began > 0.9  # the first answer never came
+    finally:
+        ledger.close()
+        proxy.close()
+
+
+def test_a_postgres_ledger_that_stays_silent_says_so(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_server, "_SILENT_S", 0.2)
+    ledger = open_ledger(f"{postgres_url}?schema=silent_{tmp_path.name[-8:]}")
+    try:
+        with pytest.raises(LedgerUnavailableError, match=r"no answer within 0\.2 s"):
+            ledger._server.call(lambda connection, _again: connection.execute("SELECT pg_sleep(2)"))
+    finally:
+        ledger.close()

@@ -16,12 +16,13 @@ from urllib.parse import parse_qsl, quote, urlencode
 import psycopg
 from psycopg import conninfo
 from psycopg.pq import TransactionStatus
-from psycopg_pool import ConnectionPool, PoolTimeout
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from penstock.core.base import Finding
 from penstock.core.exceptions import ConfigError, InvalidJobError, LedgerError, LedgerUnavailableError
 from penstock.core.secrets import mask_url
 from penstock.ledger import postgres_schema, rows
+from penstock.ledger.postgres_silence import Silence, SilentError
 from penstock.servers import postgres_look
 
 T = TypeVar("T")
@@ -31,6 +32,8 @@ _SCHEMA = re.compile(r"[A-Za-z0-9_.-]{1,63}", re.ASCII)
 _TRIES = 4
 _POOL = 10
 _WAIT_S, _LOOK_S = 5.0, 0.5
+_SILENT_S = 20.0
+"""A heartbeat that gets no answer is to be sent anew while its lease of 60 s still runs."""
 _DEFAULTS = {
     "connect_timeout": "5",
     "fallback_application_name": "penstock",
@@ -84,19 +87,25 @@ class PostgresServer:
         with self._told():
             for number in range(_TRIES):
                 pool = self._open_pool()
-                connection = self._connect(pool)
                 try:
-                    return work(connection, number > 0)
+                    connection = self._connect(pool)
+                except PoolClosed:  # by another thread, which has found it silent
+                    continue
+                try:
+                    with self._silence.watched(connection):
+                        return work(connection, number > 0)
                 except _UNAVAILABLE as error:
                     again = connection.broken or connection.closed or isinstance(error, _ABORTED)
+                    silent = isinstance(error, SilentError)
                     if not again or number == _TRIES - 1:
                         raise
                 finally:
                     pool.putconn(connection)
                 self.repeats += 1
-                pool.check()  # what broke one connection has mostly broken the others
+                # What broke one connection has mostly broken the others; a silent one would not even say so.
+                self._renew(pool) if silent else pool.check()
                 time.sleep(0.02 * 2**number * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
-        raise AssertionError("unreachable")
+            raise LedgerUnavailableError(f"ledger {self.url}: its connections fall silent one after the other")
 
     def join(self, theirs: object, work: Callable[[Connection], T]) -> T:
         """Let ``work`` execute statements in the transaction of somebody else's connection.
@@ -147,6 +156,12 @@ class PostgresServer:
                 )
             return self._pool
 
+    def _renew(self, pool: ConnectionPool[Connection]) -> None:
+        with self._lock:
+            if self._pool is pool:
+                self._pool = None
+        pool.close(timeout=0)
+
     @contextmanager
     def _told(self) -> Generator[None]:
         try:
@@ -170,6 +185,7 @@ class PostgresServer:
     def close(self) -> None:
         """Close the pool; a connection that is at work closes when it is done."""
         self._closed = True
+        self._silence.close()
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None:
@@ -177,6 +193,7 @@ class PostgresServer:
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
+        self._silence = Silence(_SILENT_S)
         self._pool: ConnectionPool[Connection] | None = None
 
     def after_fork(self) -> None:
