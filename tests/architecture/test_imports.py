@@ -51,6 +51,10 @@ with JobQueue("huey+sqlite:///{tmp_path}/q.db", ledger="sqlite:///{tmp_path}/l.d
     assert _loaded_by(code) & submitting == set()
 
 
+def test_a_child_process_starts_without_looking_for_plugins():
+    assert _loaded_by("import penstock.runners.child") & {"pluggy", *HEAVY} == set()
+
+
 def test_the_floors_of_the_house_hold():
     tool = Path(sys.executable).parent / "lint-imports"
     if not tool.exists():

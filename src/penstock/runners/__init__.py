@@ -6,7 +6,6 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from penstock import registry
 from penstock.core.exceptions import InvalidJobError, did_you_mean
 
 if TYPE_CHECKING:
@@ -44,6 +43,8 @@ def runner_for(kind: str) -> Runner:
     if runner is None:
         home = _HOMES.get(kind)
         if home is None:
+            from penstock import registry  # a child process starts a fifth sooner without
+
             for theirs in registry.plugins().hook.runners():
                 for offered in theirs:
                     register(offered)
