@@ -23,7 +23,7 @@ SLOWER_PERCENT = 20.0
 
 @bar(
     9, "jobs that kill their process, beside others",
-    small={"others": 400, "loops": 3}, full={"others": 4000, "loops": 30}, places=((HUEY, SQLITE),), full_places=SIX,
+    small={"others": 400, "loops": 3}, full={"others": 4000, "loops": 9}, places=((HUEY, SQLITE),), full_places=SIX,
 )  # fmt: skip
 def crash_loops(trial: Trial) -> list[Figure]:
     others, loops = trial.size["others"], trial.size["loops"]
