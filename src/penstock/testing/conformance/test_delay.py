@@ -31,7 +31,7 @@ def test_a_job_for_an_instant_starts_at_that_instant(
     queue: JobQueue, start_worker: StartWorker, record: Record
 ) -> None:
     start_worker()
-    at = datetime.now(UTC) + timedelta(seconds=1)
+    at = datetime.now(UTC) + timedelta(seconds=2)  # a busy machine may take a second to record it
     row = final(queue, queue.enqueue(note, file=record.file, at=at))
     assert row.scheduled_at == at
     assert row.started_at is not None
