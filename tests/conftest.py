@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,15 @@ def tasks_of_this_test():
     yield
     TASKS._tasks.clear()
     TASKS._tasks.update(before)
+
+
+@pytest.fixture(autouse=True)
+def levels_of_this_test():
+    """Set back the levels of logging that a command sets: they are those of its process, which goes on here."""
+    before = [(logger, logger.level) for logger in (logging.getLogger(), logging.getLogger("penstock"))]
+    yield
+    for logger, level in before:
+        logger.setLevel(level)
 
 
 _SERVED = {"redis", "postgres", "nats", "rabbitmq"}
