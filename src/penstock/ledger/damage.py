@@ -11,11 +11,12 @@ from typing import Any
 
 import msgspec
 
+from penstock import readable
 from penstock.job.lifecycle import State
 from penstock.job.models import DamagedJob, Job
 
-UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, OSError, RecursionError)
-"""What the reading of a row raises that no release of penstock has written."""
+UNREADABLE = (*readable.UNREADABLE, OSError)
+"""What the reading of a row raises that no release of penstock has written; OSError: an instant out of all range."""
 
 _WHOLE = ("priority", "max_attempts", "max_crashes", "attempt", "errors", "crashes", "publishes")
 _NUMBER = (float, int)

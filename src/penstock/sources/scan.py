@@ -146,8 +146,9 @@ class _Scan:
             try:
                 real = Path(os.path.realpath(path, strict=True))
             except OSError as error:
-                where = "to itself" if error.errno == errno.ELOOP else "nowhere"
-                self._tell(path, "NotFound", f"it is a link that leads {where}")
+                if path.is_symlink():  # else it is gone by now
+                    where = "to itself" if error.errno == errno.ELOOP else "nowhere"
+                    self._tell(path, "NotFound", f"it is a link that leads {where}")
                 continue
             if self._leads_out(path, real, boundary) or real in visited:
                 continue
