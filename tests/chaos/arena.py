@@ -226,15 +226,19 @@ class Arena:
         After the timeout too: what has not ended by then is lost.
         """
         wanted = len(self.acknowledged) if count is None else count
-        with contextlib.suppress(TimeoutError):
-            wait_until(
-                lambda: self._calm() and sum(self.queue.counts().get(state.value, 0) for state in FINAL) >= wanted,
-                timeout_s,
-            )
+        looked_s = 0.0
 
-    def _calm(self) -> bool:
-        time.sleep(0.05)  # between two looks: counting is work for the ledger
-        return True
+        def ended() -> bool:
+            # Counting is work for the ledger, more of it the more jobs there are: it is not to slow what is measured.
+            nonlocal looked_s
+            time.sleep(max(0.05, 20 * looked_s))
+            began = time.monotonic()
+            counts = self.queue.counts()
+            looked_s = time.monotonic() - began
+            return sum(counts.get(state.value, 0) for state in FINAL) >= wanted
+
+        with contextlib.suppress(TimeoutError):
+            wait_until(ended, timeout_s)
 
     def lines(self, event: str | None = None) -> list[Line]:
         """What the bodies have written so far. Asked over and over: only what is new is read."""

@@ -439,6 +439,11 @@ def test_counting_reads_indexes_only(ledger, statement):
     assert all("COVERING INDEX" in step for step in steps)
 
 
+def test_counting_reads_what_waits_once(ledger):
+    steps = [step for step in _plan(ledger, sql.COUNTS, _anything()) if "jobs_live" in step]
+    assert len(steps) == 2  # what waits and what runs
+
+
 def test_the_newest_jobs_are_found_in_order_without_sorting(ledger):
     for query in (JobQuery(), JobQuery(states=("failed", "succeeded")), JobQuery(name="x"), JobQuery(parent_id="x")):
         statement, values = sql.find(query)

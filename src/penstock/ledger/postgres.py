@@ -168,7 +168,7 @@ class PostgresLedger(Ledger):
 
     def counts(self) -> dict[str, int]:
         """See `Ledger.counts`."""
-        return {state: count for state, count in self._rows(sql.COUNTS) if count}
+        return sql.counts_of(self._rows(sql.COUNTS))
 
     def tally(self, *, live: bool = False) -> list[Tally]:
         """See `Overview.tally`."""

@@ -93,8 +93,9 @@ CANCEL_REQUESTS = (
 # What is being claimed at this moment is left alone.
 POSTPONE = sql.postpone("queue = ANY(:queues)", least="least", greatest="greatest", lock=" FOR UPDATE SKIP LOCKED")
 _AMONG = "(cardinality(:queues) = 0 OR queue = ANY(:queues))"
+_DUE = sql.once("scheduled_at <= :now")
 BACKLOG = (
-    f"SELECT (SELECT count(*) FROM jobs WHERE {sql.QUEUED} AND held IS NULL AND scheduled_at <= :now AND {_AMONG}), "
+    f"SELECT (SELECT count(*) FROM jobs WHERE {sql.QUEUED} AND held IS NULL AND {_DUE} AND {_AMONG}), "
     f"(SELECT count(*) FROM jobs WHERE {sql.RUNNING} AND {_AMONG})"
 )
 LOCK_KEY = "SELECT pg_advisory_xact_lock(hashtext(:identity), hashtext('key ' || :key))"

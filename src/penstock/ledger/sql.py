@@ -51,11 +51,34 @@ SHOWN_SQL: Mapping[str, str] = {
 }
 """`lifecycle.shown_state` as conditions, of which exactly one holds for any row."""
 
-COUNTS = " UNION ALL ".join(
-    f"SELECT '{shown}', count(*) FROM jobs WHERE {condition}"
-    + (" AND finished_at IS NOT NULL" if shown in FINAL else "")
-    for shown, condition in SHOWN_SQL.items()
+
+def once(condition: str) -> str:
+    """Write a condition for a look at many rows: Postgres would work the time out anew for each."""
+    return condition.replace(":now", "(SELECT :now)")
+
+
+_WAITING = ("scheduled", "queued", "blocked", "retrying")
+_ACTIVE = ("running", "cancelling", "overdue")
+_ENDED = tuple(shown for shown in SHOWN_SQL if shown in FINAL)
+
+
+def _counted(live: str, among: Sequence[str]) -> str:
+    columns = ", ".join(f"count(*) FILTER (WHERE {once(SHOWN_SQL[shown])}) AS {shown}" for shown in among)
+    return f"(SELECT {columns} FROM jobs WHERE {live})"
+
+
+# What waits is read once for all the states that it is shown in: in a long backlog each further look is a long one.
+COUNTS = (
+    f"SELECT {', '.join((*_WAITING, *_ACTIVE))}, "
+    + ", ".join(f"(SELECT count(*) FROM jobs WHERE {SHOWN_SQL[end]} AND finished_at IS NOT NULL)" for end in _ENDED)
+    + f" FROM {_counted(QUEUED, _WAITING)} AS waiting, {_counted(RUNNING, _ACTIVE)} AS active"
 )
+
+
+def counts_of(found: Sequence[Sequence[Any]]) -> dict[str, int]:
+    """Decode the row of `COUNTS`; a state that no job is in is left out."""
+    ((*counts,),) = found
+    return {shown: count for shown, count in zip((*_WAITING, *_ACTIVE, *_ENDED), counts, strict=True) if count}
 
 
 class Dialect(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ from penstock.ledger import rows, sql
 
 # The final states are the most, and the cheapest to tell: they are asked for first.
 _SHOWN = " ".join(
-    f"WHEN {condition} THEN '{shown}'"
+    f"WHEN {sql.once(condition)} THEN '{shown}'"
     for shown, condition in sorted(sql.SHOWN_SQL.items(), key=lambda pair: pair[0] not in FINAL)
 )
 _TALLY = (

@@ -248,7 +248,7 @@ class SqliteLedger(Ledger):
 
     def counts(self) -> dict[str, int]:
         """See `Ledger.counts`."""
-        return {state: count for state, count in self._rows(sql.COUNTS, {"now": self._clock()}) if count}
+        return sql.counts_of(self._rows(sql.COUNTS, {"now": self._clock()}))
 
     def tally(self, *, live: bool = False) -> list[Tally]:
         """See `Overview.tally`."""
