@@ -7,6 +7,9 @@ EXTRAS := hamilton,flowerpower
 # Tests wait more than they compute: two processes for each core, and no more than the servers have room for.
 SPREAD ?= -n $(shell n=$$(( 2 * $$(getconf _NPROCESSORS_ONLN) )); echo $$(( n < 8 ? n : 8 ))) --dist worksteal
 
+# The tests start a thousand processes; each would compile everything anew where this is set.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: help venv fuzz test suite rio bars chaos cross services unit check conformance installs docs demo bench lock clean
 
 help:  ## this list
