@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,9 @@ from penstock.testing import services
 
 def pytest_configure(config: pytest.Config) -> None:
     services.share_in(config)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell lets what it starts with `&` ignore Ctrl-C, and so would every process that a test presses it for.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
