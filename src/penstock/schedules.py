@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,36 +11,20 @@ import msgspec
 from penstock import audit, scheduler
 from penstock.bridge import in_thread
 from penstock.calls import intent_of
-from penstock.core.exceptions import (
-    ConfigError,
-    InvalidScheduleError,
-    LedgerError,
-    ScheduleDeclaredError,
-    ScheduleNotFoundError,
-)
-from penstock.core.records import Change, Record
-from penstock.core.triggers import At, Every, zone_of
+from penstock.core.exceptions import InvalidScheduleError, ScheduleDeclaredError
+from penstock.core.triggers import At, zone_of
 from penstock.job import schedules
 from penstock.job.models import Intent
-from penstock.job.rules import After, Rule, parse_rule
+from penstock.job.rules import After, parse_rule
 from penstock.job.schedules import KIND, Pause, Plan, Schedule, TickEvent
 from penstock.schedule_options import change_plan, make_plan, template_of
+from penstock.schedule_records import Did, ScheduleRecords, with_plan
 from penstock.submission import record
 
 if TYPE_CHECKING:
     from penstock.client import JobQueue
     from penstock.handle import JobHandle
     from penstock.sources.decorators import Call
-
-_TRIES = 20
-
-
-class Did(StrEnum):
-    """What became of a schedule that was made or declared."""
-
-    CREATED = "created"
-    CHANGED = "changed"
-    KEPT = "kept"
 
 
 class Fire(msgspec.Struct, frozen=True):
@@ -56,12 +39,14 @@ class Schedules:
 
     def __init__(self, queue: JobQueue) -> None:
         self._queue = queue
+        self._records = ScheduleRecords(queue)
+        self._change = self._records.change
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
     def get(self, name: str) -> Schedule:
         """Return one schedule. Raises `ScheduleNotFoundError`."""
-        return self._read(name)[1]
+        return self._records.read(name)
 
     def list(self, *, tag: str | None = None, source: str | None = None) -> list[Schedule]:
         """List schedules by name; ``source`` is what it begins with."""
@@ -127,7 +112,7 @@ class Schedules:
                 f"{called!r} is no name for a schedule: 1 to 200 of A-Z a-z 0-9 _ . : - / [ ] < > and spaces"
             )
         plan = self.plan(intent_of(queue.config, call), source=source, where=where, **options)
-        made, did = self._put(called, plan)
+        made, did = self._records.put(called, plan)
         if did is not Did.KEPT and not source:
             self._note("add" if did is Did.CREATED else "update", called, why, rule=plan.rule.explain())
         return made, did
@@ -152,7 +137,7 @@ class Schedules:
             _refuse_declared(schedule)
             self._queue.signer.check_schedule(schedule)
             return self._queue.signer.signed_schedule(
-                _with_plan(schedule, change_plan(schedule.plan, options, now), now)
+                with_plan(schedule, change_plan(schedule.plan, options, now), now)
             )
 
         after = self._change(name, change)
@@ -193,7 +178,7 @@ class Schedules:
         A schedule whose next run counts from the end of the last one (and so never overlaps) answers with the job
         that is live, if one is.
         """
-        _, seen = self._read(name)
+        seen = self.get(name)
         self._queue.signer.check_schedule(seen)
         if seen.awaits is not None and not (live := self._queue.job(seen.awaits)).refresh().state.final:
             return live
@@ -215,14 +200,8 @@ class Schedules:
 
     def remove(self, name: str, *, why: str | None = None) -> None:
         """Take a schedule away; its jobs stay. Raises `ScheduleNotFoundError`, `ScheduleDeclaredError`."""
-        for _ in range(_TRIES):
-            record = self._record(name)
-            if (schedule := scheduler.schedule_of(record)) is not None:  # one that is damaged may go
-                _refuse_declared(schedule)
-            if self._write(Change(kind=KIND, name=name, seen=record.version, body=None)):
-                self._note("rm", name, why)
-                return
-        raise self._busy(name)
+        self._records.remove(name, unless=_refuse_declared)
+        self._note("rm", name, why)
 
     def declare(self, source: str, wanted: Mapping[str, Plan], *, kept: Collection[str] = ()) -> dict[str, Did | str]:
         """Make the schedules of one source what it says: new ones, changed ones, and none that it no longer names.
@@ -234,33 +213,20 @@ class Schedules:
         told: dict[str, Did | str] = {}
         for name, plan in wanted.items():
             try:
-                told[name] = self._put(name, msgspec.structs.replace(plan, source=source))[1]
+                told[name] = self._records.put(name, msgspec.structs.replace(plan, source=source))[1]
             except ScheduleDeclaredError as error:
                 told[name] = str(error)
         for schedule in self.list():
             if schedule.plan.source == source and schedule.name not in wanted and schedule.name not in kept:
-                self._take_away(schedule.name, source)
+                self._records.take_away(schedule.name, source)
                 told[schedule.name] = "removed"
         return told
-
-    def _take_away(self, name: str, source: str) -> None:
-        """Remove a schedule of a source, also while a scheduler moves it on."""
-        for _ in range(_TRIES):
-            record = self._queue.ledger.records.get(KIND, name)
-            schedule = None if record is None else scheduler.schedule_of(record)
-            if record is None or schedule is None or schedule.plan.source != source:
-                return
-            if self._write(Change(kind=KIND, name=name, seen=record.version, body=None)):
-                return
-        raise self._busy(name)
 
     def is_past(self, name: str, plan: Plan) -> bool:
         """Whether a plan is for one time, which is over, and no schedule of its name and source stands for it yet."""
         if not isinstance(plan.rule, At) or plan.rule.instant > self._queue.now():
             return False
-        record = self._queue.ledger.records.get(KIND, name)
-        schedule = None if record is None else scheduler.schedule_of(record)
-        if schedule is None:
+        if (schedule := self._records.find(name)) is None:
             return True
         there = schedule.plan
         return there.source == plan.source and there.rule != plan.rule
@@ -295,60 +261,6 @@ class Schedules:
     def _note(self, verb: str, name: str, why: str | None, *, by: str | None = None, **details: object) -> None:
         """Write down what somebody did by hand; what files declare is nobody's action."""
         audit.note(self._queue, f"schedules {verb}", name, why=why, by=by, **details)
-
-    # -- inside -------------------------------------------------------------------------------------------------------
-
-    def _put(self, name: str, plan: Plan) -> tuple[Schedule, Did]:
-        for _ in range(_TRIES):
-            now = self._queue.now()
-            record = self._queue.ledger.records.get(KIND, name)
-            there = None if record is None else scheduler.schedule_of(record)
-            if there is None:  # or damaged: made anew in its place
-                made = self._queue.signer.signed_schedule(
-                    Schedule(name=name, plan=plan, made_at=now, changed_at=now, next_at=schedules.first_look(plan, now))
-                )
-                if self._write(scheduler.change_of(record, made, now)):
-                    return made, Did.CREATED
-                continue
-            if there.plan.source != plan.source:
-                raise ScheduleDeclaredError(name, there.plan.where or there.plan.source)
-            if _same(there.plan, plan) and self._queue.signer.schedule_problem(there) is None:
-                return there, Did.KEPT
-            changed = self._queue.signer.signed_schedule(_with_plan(there, plan, now))
-            if self._write(scheduler.change_of(record, changed, now)):
-                return changed, Did.CHANGED
-        raise self._busy(name)
-
-    def _read(self, name: str) -> tuple[Record, Schedule]:
-        record = self._record(name)
-        if (schedule := scheduler.schedule_of(record)) is None:
-            raise LedgerError(
-                f"schedule {name} cannot be read, it is damaged in the ledger; remove it and make it again"
-            )
-        return record, schedule
-
-    def _record(self, name: str) -> Record:
-        record = self._queue.ledger.records.get(KIND, name)
-        if record is None:
-            known = [known.name for known in self._queue.ledger.records.all(KIND)]
-            raise ScheduleNotFoundError(name, known)
-        return record
-
-    def _change(self, name: str, change: Callable[[Schedule, datetime], Schedule]) -> Schedule:
-        for _ in range(_TRIES):
-            record, schedule = self._read(name)
-            now = self._queue.now()
-            after = change(schedule, now)
-            if after == schedule or self._write(scheduler.change_of(record, after, now, again_s=_soon(after))):
-                return after
-        raise self._busy(name)
-
-    def _write(self, change: Change) -> bool:
-        return bool(self._queue.ledger.records.write([change])[0])
-
-    @staticmethod
-    def _busy(name: str) -> ConfigError:
-        return ConfigError(f"schedule {name}: others changed it all the time; try again")
 
     # The a-twins: each is its verb in a thread.
 
@@ -385,10 +297,6 @@ class Schedules:
         await in_thread(self.remove, name, why=why)
 
 
-def _soon(schedule: Schedule) -> float | None:
-    return 0.25 if schedule.awaits or schedule.waiting else None
-
-
 def _who(by: str | None) -> str:
     return audit.actor() if by is None else by
 
@@ -396,42 +304,6 @@ def _who(by: str | None) -> str:
 def _refuse_declared(schedule: Schedule) -> None:
     if schedule.plan.source:
         raise ScheduleDeclaredError(schedule.name, schedule.plan.where or schedule.plan.source)
-
-
-def _same(one: Plan, other: Plan) -> bool:
-    """Whether two plans are the same but for when an interval was first reckoned from."""
-    return msgspec.structs.replace(one, rule=_bare(one.rule)) == msgspec.structs.replace(other, rule=_bare(other.rule))
-
-
-def _bare(rule: Rule) -> Rule:
-    match rule:
-        case Every():
-            return Every(rule.seconds, datetime(2000, 1, 1, tzinfo=UTC))
-        case After():
-            return msgspec.structs.replace(rule, first_at=None)
-        case _:
-            return rule
-
-
-def _with_plan(schedule: Schedule, plan: Plan, now: datetime) -> Schedule:
-    """Return a schedule with another plan: its revision grows, its cursor stays."""
-    if _bare(schedule.plan.rule) == _bare(plan.rule) and schedule.plan.start_at == plan.start_at:
-        plan = msgspec.structs.replace(plan, rule=schedule.plan.rule)
-    if plan == schedule.plan:
-        return schedule
-    after = msgspec.structs.replace(schedule, plan=plan, revision=schedule.revision + 1, changed_at=now)
-    before = schedule.plan
-    if all(getattr(plan, field) == getattr(before, field) for field in ("rule", "start_at", "end_at", "max_fires")):
-        return after
-    if isinstance(plan.rule, After):
-        next_at = None if after.awaits is not None else (schedule.next_at or schedules.first_look(plan, now))
-    else:
-        begin = now if schedule.cursor_at is None else max(now, schedule.cursor_at)
-        next_at = schedules.first_look(plan, begin)
-        if next_at is not None and next_at < begin:  # a time that was over when somebody said it
-            next_at = None
-        after = msgspec.structs.replace(after, awaits=None)
-    return msgspec.structs.replace(after, next_at=next_at, over=next_at is None and after.awaits is None)
 
 
 def _fires(times: Sequence[datetime], timezone: str) -> list[Fire]:
