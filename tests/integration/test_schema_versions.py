@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from penstock import JobQueue, task
-from penstock.core.exceptions import LedgerError
+from penstock.core.exceptions import LedgerError, NewerLedgerError
 from penstock.ledger import postgres_schema, redis_server, sqlite_schema, versions
 from penstock.testing import mould
 from penstock.testing.harness import WorkerProcess, environment, filled, not_here, short_config, wait_until
@@ -179,3 +181,21 @@ def test_an_older_ledger_is_brought_up_and_only_once(open_queue):
 def test_a_version_is_read_as_it_was_written(monkeypatch, schema, oldest):
     monkeypatch.setattr(versions, "OLDEST", oldest)
     assert versions.read(versions.packed(schema)) == (schema, oldest)
+
+
+@pytest.mark.parametrize("number", [-5, 65_536, 99_999, 2**31 - 1])
+def test_a_version_that_no_release_writes_is_refused_and_told(number):
+    with pytest.raises(NewerLedgerError, match=rf"here says schema {number}, which no penstock"):
+        versions.refuse_newer(number, known=3, told="here")
+
+
+def test_a_file_with_such_a_version_is_left_as_it_is(tmp_path):
+    path = tmp_path / "ledger.db"
+    with JobQueue("inline://", ledger=f"sqlite:///{path}") as queue:
+        queue.counts()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as file:
+        file.execute("PRAGMA user_version = 99999")
+    before = path.read_bytes()
+    with JobQueue("inline://", ledger=f"sqlite:///{path}") as queue, pytest.raises(NewerLedgerError, match="99999"):
+        queue.counts()
+    assert path.read_bytes() == before

@@ -16,6 +16,8 @@ from penstock.core.exceptions import NewerLedgerError
 OLDEST = 1
 """The oldest schema whose code works on what this release leaves behind."""
 _SHIFT = 16
+_LAST = 999
+"""More releases of the schema than there will be: a larger number is damage, or somebody else's."""
 
 
 class Version(NamedTuple):
@@ -40,9 +42,14 @@ def refuse_newer(number: int, *, known: int, told: str) -> int:
     """Return the schema of a ledger that this code, which knows one up to ``known``, may work on.
 
     Raises:
-        NewerLedgerError: it is a newer one that leaves this code out.
+        NewerLedgerError: it is a newer one that leaves this code out, or says a number that no release writes.
     """
     found = read(number)
+    if not found.oldest <= found.schema <= _LAST:
+        raise NewerLedgerError(
+            f"{told} says schema {number}, which no penstock up to this one writes (this one knows {known}); upgrade "
+            "penstock here, or use another ledger"
+        )
     if found.schema > known and found.oldest > known:
         raise NewerLedgerError(
             f"{told} was written by a newer penstock (schema {found.schema}, this one knows {known}); upgrade "
