@@ -8,27 +8,23 @@ told, and run only if that is asked for.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from penstock import calls, declared, scheduler
+from penstock import backfill_span, calls, scheduler
 from penstock.audit import note
 from penstock.core.config import seconds
-from penstock.core.exceptions import InvalidScheduleError, JobNotFoundError, QueueFullError, ScheduleNotFoundError
-from penstock.core.triggers import At, Cron, Every, zone_of
+from penstock.core.exceptions import InvalidScheduleError, JobNotFoundError, QueueFullError
 from penstock.done_times import DoneTimes
 from penstock.job.lifecycle import State
 from penstock.job.models import Intent, Job, JobQuery
-from penstock.job.rules import Rule, parse_instant
-from penstock.job.schedules import BACKFILL, FIRE_AT, MANUAL, SCHEDULE, Plan, Schedule
-from penstock.sources.decorators import Call
+from penstock.job.schedules import BACKFILL, FIRE_AT, MANUAL, SCHEDULE, Schedule
 from penstock.submission import record
 
 if TYPE_CHECKING:
@@ -37,8 +33,6 @@ if TYPE_CHECKING:
 RERUN = ("failed", "missing")
 """What is run where nothing is said."""
 KINDS = (*RERUN, "purged")
-MOST = 100_000
-"""Fire times that one backfill may have."""
 
 _PAGE = 500
 _POLL_S = (0.01, 0.25)
@@ -271,9 +265,6 @@ def _fire_at(job: Job) -> datetime | None:
         return None
 
 
-# -- from what a user says ------------------------------------------------------------------------------------------
-
-
 def prepare(
     queue: JobQueue,
     what: Any,
@@ -304,117 +295,28 @@ def prepare(
         if kind not in KINDS:
             raise InvalidScheduleError(f"rerun: {kind!r} is none of {', '.join(KINDS)}")
     rule = {name: value for name, value in (("cron", cron), ("every", every)) if value is not None}
-    schedule = _known(queue, what) if isinstance(what, str) else None
+    schedule = backfill_span.known(queue, what) if isinstance(what, str) else None
     if schedule is not None:
         if rule or inputs or timezone or options:
             said = ", ".join([*rule, *(["inputs"] if inputs else []), *(["timezone"] if timezone else []), *options])
             raise InvalidScheduleError(f"{schedule.name} is a schedule and has its own: leave out {said}")
     elif not rule:
         if isinstance(what, str):
-            raise _no_rule(queue, what)
+            raise backfill_span.no_rule(queue, what)
         raise InvalidScheduleError("a backfill of what is no schedule needs a rule: cron='0 2 * * *' or every='1d'")
     zone = schedule.plan.timezone if schedule is not None else timezone or queue.config.timezone
-    begin, until = _instant(start, zone, "start"), _instant(end, zone, "end", whole_day=True)
+    begin, until = backfill_span.instant(start, zone, "start"), backfill_span.instant(end, zone, "end", whole_day=True)
     if until < begin:
         raise InvalidScheduleError(f"end lies before start: {end} is before {start}")
     if schedule is None:
         call = calls.scheduled(queue, what, (), inputs or {}, options)
-        schedule = _unnamed(queue, call, begin, timezone=zone, **rule)
+        schedule = backfill_span.unnamed(queue, call, begin, timezone=zone, **rule)
     now = queue.now()
-    times = _times(schedule, begin, until)
+    times = backfill_span.times(schedule, begin, until)
     past = [at for at in times if at <= now]
     return Backfill(
         queue, schedule, past, ahead=len(times) - len(past), max_active=max_active, rerun=tuple(dict.fromkeys(rerun))
     )
-
-
-def _known(queue: JobQueue, name: str) -> Schedule | None:
-    """Return a schedule: as the ledger has it, or as the configuration declares it where no worker has been yet."""
-    try:
-        found = queue.schedules.get(name)
-        queue.signer.check_schedule(found)
-        return found
-    except ScheduleNotFoundError:
-        table = queue.config.schedules.get(name)
-    if table is None:
-        return None
-    plan = declared.plan_of(queue, name, table, source=f"config:{queue.root}", where=f"[schedules.{name}]")
-    now = queue.now()
-    return Schedule(name=name, plan=plan, made_at=now, changed_at=now)
-
-
-def _no_rule(queue: JobQueue, name: str) -> Exception:
-    if name in queue.tasks() or name in queue.pipelines():
-        return InvalidScheduleError(
-            f"{name} is no schedule; say when its jobs were due: --every 1d or --cron '0 2 * * *'"
-        )
-    return ScheduleNotFoundError(name, [schedule.name for schedule in queue.schedules.list()])
-
-
-def _unnamed(queue: JobQueue, call: Call, begin: datetime, **rule: Any) -> Schedule:
-    """Make the schedule of a backfill that has none: its name is made of what it runs, when, and with what input."""
-    plan = queue.schedules.plan(calls.intent_of(queue.config, call), **rule)
-    if isinstance(plan.rule, Every):
-        plan = msgspec.structs.replace(plan, rule=Every(plan.rule.seconds, begin))
-    now = queue.now()
-    return Schedule(name=f"{call.name}/backfill-{_digest(plan)}", plan=plan, made_at=now, changed_at=now)
-
-
-def _digest(plan: Plan) -> str:
-    spec = msgspec.json.decode(plan.template.spec)
-    match plan.rule:
-        case Cron(expr=expr, timezone=zone):
-            when = f"{' '.join(expr.split())} {zone}"
-        case Every(seconds=seconds):
-            when = f"every {seconds:g}"
-        case rule:
-            when = rule.explain()
-    said = msgspec.json.encode([plan.template.kind, plan.template.name, when, plan.timezone, spec], order="sorted")
-    return hashlib.sha256(said).hexdigest()[:8]
-
-
-def _instant(value: str | date, zone: str, name: str, *, whole_day: bool = False) -> datetime:
-    try:
-        if isinstance(value, str):
-            value = datetime.fromisoformat(value) if len(value.strip()) > 10 else date.fromisoformat(value.strip())
-        if isinstance(value, datetime):
-            return parse_instant(value, zone)
-        day = value + timedelta(days=1) if whole_day else value
-        at = parse_instant(datetime(day.year, day.month, day.day), zone)  # noqa: DTZ001 - of that zone
-        return at - timedelta(microseconds=1) if whole_day else at
-    except (ValueError, OverflowError):
-        raise InvalidScheduleError(
-            f"{name}: {value!r} is neither a day (2013-01-31) nor an ISO 8601 time (2013-01-31T02:00)"
-        ) from None
-
-
-def _times(schedule: Schedule, begin: datetime, until: datetime) -> list[datetime]:
-    """Return the fire times from ``begin`` to ``until``, both included; those before the schedule began, too."""
-    rule: Rule = schedule.plan.rule
-    match rule:
-        case At(instant=instant):
-            return [instant] if begin <= instant <= until else []
-        case Every(seconds=seconds, anchor=anchor) if anchor > begin:
-            step = timedelta(seconds=seconds)
-            rule = Every(seconds, anchor - ((anchor - begin) // step + 1) * step)
-        case Every() | Cron():
-            pass
-        case _:
-            raise InvalidScheduleError(
-                f"{schedule.name} counts from the end of each run: it has no fire times to make up for. Name its task "
-                "or pipeline, and a rule"
-            )
-    zone_of(schedule.plan.timezone)
-    found: list[datetime] = []
-    at = rule.next_after(begin - timedelta(microseconds=1))
-    while at is not None and at <= until:
-        if len(found) == MOST:
-            raise InvalidScheduleError(
-                f"there are over {MOST:,} fire times from {begin} to {until}; choose a shorter span"
-            )
-        found.append(at)
-        at = rule.next_after(at)
-    return found
 
 
 def backfill(
