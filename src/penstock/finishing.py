@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -29,6 +30,8 @@ logger = logging.getLogger("penstock.worker")
 _RUNNING = ("running", "cancelling", "overdue")
 _LATER = ("scheduled", "retrying", "blocked")
 _PAGE = 500
+_TAKEN_S = 0.5
+"""A message that has been taken is claimed sooner than this, or a sweep sees to it."""
 
 
 class Finish:
@@ -40,6 +43,7 @@ class Finish:
         self._queues = queues
         self._later = later
         self._at_most = at_most
+        self._empty_since: float | None = None
 
     def reached(self) -> bool:
         """Whether it is so now. Raises `LedgerError`."""
@@ -47,6 +51,7 @@ class Finish:
             self._at_most.cancel_rest(self._queue)
         ledger = self._queue.ledger
         due, running = ledger.backlog(self._queues)
+        empty_since, self._empty_since = self._empty_since, None
         if self._queue.execution.running:
             return False
         if due == 0:
@@ -55,8 +60,13 @@ class Finish:
             over = running == 0 or (not self._lost_some() and ledger.backlog(self._queues)[0] == 0)
             return over and not (self._later and (running or self._waits()))
         if self._engine_is_empty():
-            # Jobs are due and no message is on its way: they were lost, or published to an engine that was down.
-            self._publish_lost()
+            # Jobs are due and no message is on its way: they were lost, or published to an engine that was down. What
+            # somebody has taken and not yet claimed looks so too, for a moment.
+            now = time.monotonic()
+            self._empty_since = now if empty_since is None else empty_since
+            if now - self._empty_since >= _TAKEN_S:
+                self._publish_lost()
+                self._empty_since = None
         return False
 
     def _waits(self) -> bool:

@@ -78,9 +78,9 @@ class Presence:
             self._told_at = now
             threading.Thread(target=self.tell, name="penstock-presence", daemon=True).start()
 
-    def tell(self) -> None:
-        """Tell the ledger, unless that is being done."""
-        if self._over or not self._telling.acquire(blocking=False):
+    def tell(self, *, wait: bool = False) -> None:
+        """Tell the ledger, unless that is being done; ``wait``: do so after it then, and come back when it is told."""
+        if self._over or not self._telling.acquire(blocking=wait):
             return
         try:
             self._told_at = time.monotonic()

@@ -298,7 +298,7 @@ class Worker(Runs):
             self.queue.job_files.start()
             self._rescan.scan()
             self.queue.scheduler.start()
-        self._presence.tell()
+        self._presence.tell(wait=True)  # a sweep may be telling, of less than there is now
 
     def _pause(self, pause_s: float) -> None:
         until = time.monotonic() + pause_s

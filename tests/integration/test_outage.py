@@ -22,7 +22,7 @@ from penstock.testing.conformance.record import Record, write
 from penstock.testing.harness import WorkerProcess, WorkerThread, short_config, wait_until
 from penstock.testing.server import locked, outage
 
-TTL_S = 1.5
+TTL_S = 2.5
 AWAY_S = 2 * TTL_S
 
 

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from penstock import JobQueue, RetryLater, Run, Snooze, task
 from penstock.core.exceptions import InvalidJobError
+from penstock.job.lifecycle import Event
 from penstock.recycling import Recycling
 from penstock.runners.memory import memory_bytes
 from penstock.testing.harness import short_config, wait_until
@@ -37,6 +38,29 @@ def again(run: Run) -> int:
     return run.attempt
 
 
+# -- begun ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_has_begun_is_listed_also_where_a_sweep_was_just_telling_of_it(queue, monkeypatch):
+    tell, telling, first = queue.ledger.tell_worker, threading.Event(), [True]
+    start = queue.sweeper.start
+
+    def slowly(info):
+        if first and first.pop():
+            telling.set()
+            time.sleep(0.25)
+        tell(info)
+
+    def start_and_look(**about):
+        start(**about)
+        assert telling.wait(5)  # the sweep has begun to tell
+
+    monkeypatch.setattr(queue.ledger, "tell_worker", slowly)
+    monkeypatch.setattr(queue.sweeper, "start", start_and_look)
+    with queue.worker():
+        assert len(queue.workers()) == 1
+
+
 # -- until finished -------------------------------------------------------------------------------------------------
 
 
@@ -52,6 +76,20 @@ def test_a_burst_leaves_what_is_scheduled_for_later(queue):
     queue.enqueue(note.options(delay="1h").call())
     queue.worker(burst=True).run()
     assert queue.counts() == {"scheduled": 1}
+
+
+def test_a_burst_publishes_nothing_again_that_has_been_taken_and_is_not_claimed_yet(queue, monkeypatch):
+    apply = queue.ledger.apply
+
+    def slowly(transition):
+        if transition.event is Event.CLAIM:
+            time.sleep(0.25)  # a busy machine
+        return apply(transition)
+
+    monkeypatch.setattr(queue.ledger, "apply", slowly)
+    job = queue.enqueue(note)
+    queue.worker(burst=True).run()
+    assert (job.refresh().state, queue.ledger.get(job.id).publishes) == ("succeeded", 1)
 
 
 def test_until_finished_runs_what_jobs_enqueue(queue):
