@@ -48,8 +48,7 @@ class ScheduleRecords:
         """
         for _ in range(_TRIES):
             now = self._queue.now()
-            record = self._queue.ledger.records.get(KIND, name)
-            there = None if record is None else scheduler.schedule_of(record)
+            record, there = self._look(name)
             if there is None:  # or damaged: made anew in its place
                 made = self._queue.signer.signed_schedule(
                     Schedule(name=name, plan=plan, made_at=now, changed_at=now, next_at=schedules.first_look(plan, now))
@@ -72,8 +71,7 @@ class ScheduleRecords:
 
     def find(self, name: str) -> Schedule | None:
         """Return one schedule, None where there is none that can be read."""
-        record = self._queue.ledger.records.get(KIND, name)
-        return None if record is None else scheduler.schedule_of(record)
+        return self._look(name)[1]
 
     def change(self, name: str, change: Callable[[Schedule, datetime], Schedule]) -> Schedule:
         """Write what ``change`` makes of a schedule and the time, and return it. Raises `ScheduleNotFoundError`."""
@@ -102,13 +100,16 @@ class ScheduleRecords:
     def take_away(self, name: str, source: str) -> None:
         """Remove a schedule if it is of this source, also while a scheduler moves it on."""
         for _ in range(_TRIES):
-            record = self._queue.ledger.records.get(KIND, name)
-            schedule = None if record is None else scheduler.schedule_of(record)
+            record, schedule = self._look(name)
             if record is None or schedule is None or schedule.plan.source != source:
                 return
             if self._write(Change(kind=KIND, name=name, seen=record.version, body=None)):
                 return
         raise self._busy(name)
+
+    def _look(self, name: str) -> tuple[Record | None, Schedule | None]:
+        record = self._queue.ledger.records.get(KIND, name)
+        return record, None if record is None else scheduler.schedule_of(record)
 
     def _read(self, name: str) -> tuple[Record, Schedule]:
         record = self._record(name)

@@ -57,8 +57,9 @@ def once(condition: str) -> str:
     return condition.replace(":now", "(SELECT :now)")
 
 
-_WAITING = ("scheduled", "queued", "blocked", "retrying")
-_ACTIVE = ("running", "cancelling", "overdue")
+_WAITING, _ACTIVE = (
+    tuple(shown for shown, condition in SHOWN_SQL.items() if condition.startswith(live)) for live in (QUEUED, RUNNING)
+)
 _ENDED = tuple(shown for shown in SHOWN_SQL if shown in FINAL)
 
 
